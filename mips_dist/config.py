@@ -1,0 +1,147 @@
+"""Hydra configuration to strict dataclasses, and the one place where errors become exit codes."""
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mips_dist.errors import MipsError, UsageError
+
+C = TypeVar("C")
+
+
+def configs_dir() -> Path:
+    """Return the folder that holds the YAML files: beside the package in a checkout, inside it in a wheel."""
+    package = Path(__file__).resolve().parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def compose(schema: type[C], config_name: str, overrides: Sequence[str]) -> C:
+    """Compose ``configs/<config_name>.yaml`` with Hydra overrides and check it against a dataclass.
+
+    Parameters
+    ----------
+    schema
+        Root dataclass; nested dataclasses stand beside the code that they configure.
+    config_name
+        Name of the YAML file without suffix.
+    overrides
+        Hydra overrides, such as ``["model=small", "zero.stage=2"]``.
+
+    Returns
+    -------
+    An instance of ``schema``; no OmegaConf object gets further than this function.
+
+    Raises
+    ------
+    UsageError
+        Unknown key, wrong type, unknown choice, or a value that the dataclass refuses.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+
+    for override in overrides:
+        if "=" not in override:
+            raise UsageError(f"'{override}' is not a key=value override; see --help")
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(configs_dir())):
+            composed = hydra_compose(config_name=config_name, overrides=list(overrides))
+        # Hydra's own node is dropped here; what is left must be exactly the dataclass's fields.
+        merged = OmegaConf.merge(OmegaConf.structured(schema), composed)
+        return OmegaConf.to_object(merged)  # type: ignore[return-value]
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise UsageError(_one_line(error, schema)) from error
+
+
+def _one_line(error: Exception, schema: type) -> str:
+    """Shorten a configuration error to its first line, and name the keys that exist."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    if "not in struct" in str(error) or "not in '" in str(error):
+        text += f"; keys: {', '.join(f.name for f in fields(schema))}"  # type: ignore[arg-type]
+    return f"config: {text}"
+
+
+def save_resolved(config: Any, path: Path) -> None:
+    """Write a configuration dataclass as YAML, every value resolved."""
+    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True), encoding="utf-8")
+
+
+def help_text(schema: type, config_name: str) -> str:
+    """List every key with its default, as ``--help`` prints it."""
+    lines = [f"key=value overrides of configs/{config_name}.yaml:"]
+    lines += _describe(compose(schema, config_name, []), prefix="")
+    lines.append("flags: --help, --debug (show tracebacks)")
+    return "\n".join(lines)
+
+
+def _describe(node: Any, prefix: str) -> list[str]:
+    lines: list[str] = []
+    for field in fields(node):
+        value = getattr(node, field.name)
+        if is_dataclass(value):
+            lines += _describe(value, f"{prefix}{field.name}.")
+        else:
+            lines.append(f"  {prefix}{field.name}={value}")
+    return lines
+
+
+def run(
+    main: Callable[[C], int | None],
+    schema: type[C],
+    config_name: str,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Run an entry point: compose its configuration, call it, and turn errors into exit codes.
+
+    Returns 0 when done, 1 failed, 2 usage, 130 interrupted (design.md, contracts). User errors are
+    one line on stderr; ``--debug`` shows the traceback.
+    """
+    # Launchers append the local rank to argv; every rank reads it from the environment instead.
+    arguments = [
+        a
+        for a in (sys.argv[1:] if argv is None else argv)
+        if not a.startswith(("--local_rank", "--local-rank"))
+    ]
+    debug = "--debug" in arguments
+
+    def call() -> int | None:
+        if "--help" in arguments or "-h" in arguments:
+            print(help_text(schema, config_name))
+            return 0
+        return main(compose(schema, config_name, [a for a in arguments if a != "--debug"]))
+
+    return guarded(call, debug)
+
+
+def guarded(call: Callable[[], int | None], debug: bool = False) -> int:
+    """Call a function and return its exit code; errors that a user can act on become one line.
+
+    Anything else is a defect of ours and keeps its traceback.
+    """
+    try:
+        return call() or 0
+    except MipsError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        if debug or error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            traceback.print_exc()
+        where = f" ({error.filename})" if error.filename else ""
+        remedy = "; free some space and run the same command again" * (error.errno == errno.ENOSPC)
+        print(f"error: {os.strerror(error.errno or 0)}{where}{remedy}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to continue", file=sys.stderr)
+        return 130
