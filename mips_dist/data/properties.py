@@ -1,0 +1,213 @@
+"""Labelled sets of polymers: properties with units, labelled csv files, and the scaler.
+
+Rows are never merged: a polymer that stands in two rows keeps both labels, and the folds
+(`mips_dist.data.folds`) keep its rows together.
+"""
+
+import csv
+import gzip
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mips_dist.chem.psmiles import InvalidPolymer, canonicalize
+from mips_dist.errors import MipsError, UsageError
+
+PSMILES_COLUMN = "psmiles"
+# The eight sets, in the order of the published tables; each has a file in configs/property/.
+BENCHMARK = ("egc", "egb", "eea", "ei", "xc", "eps", "nc", "eat")
+_MISSING = frozenset({"", "na", "n/a", "nan", "none", "null", "-"})
+
+
+@dataclass(kw_only=True, slots=True)
+class Published:
+    """A published row: mean and SD over folds; RMSE in the unit of the property."""
+
+    model: str
+    protocol: str
+    r2: float
+    r2_sd: float
+    rmse: float
+    rmse_sd: float
+
+
+@dataclass(kw_only=True, slots=True)
+class Property:
+    """One measured or computed quantity and the csv column that holds it.
+
+    Attributes
+    ----------
+    unit
+        Physical unit; "1" for a number without unit, "" where it is not known.
+    file
+        Path of the csv; names in configs/property/ are relative to the data folder.
+    published
+        The row that the literature gives, or None.
+    """
+
+    name: str
+    description: str = ""
+    unit: str = ""
+    file: str = ""
+    column: str = "value"
+    published: Published | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledSet:
+    """The usable rows of one property: R rows, in the order of the file.
+
+    Attributes
+    ----------
+    row
+        (R,) int64, row of the csv, 0 for the first after the header.
+    canonical
+        R canonical spellings; equal polymers have equal ones.
+    value
+        (R,) float64, in the unit of the property.
+    """
+
+    property: Property
+    row: npt.NDArray[np.int64]
+    canonical: list[str]
+    value: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A row that cannot be used, and why."""
+
+    file: str
+    row: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scaler:
+    """Mean and population SD of the training values, in the unit of the property."""
+
+    mean: float
+    std: float
+
+    @classmethod
+    def fit(cls, value: npt.NDArray[np.float64]) -> "Scaler":
+        """Fit to the values of the training rows, and of no other row."""
+        std = float(value.std())
+        # All training values equal: the mean is the answer, and z-scores stay finite.
+        return cls(mean=float(value.mean()), std=std if std > 0 else 1.0)
+
+    def to_z(self, value: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Turn physical values into z-scores."""
+        return (value - self.mean) / self.std
+
+    def to_physical(self, z: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Turn z-scores into physical values."""
+        return z * self.std + self.mean
+
+
+def read_property(folder: Path, name: str) -> Property:
+    """Read ``<folder>/<name>.yaml``, the description of a property.
+
+    Raises
+    ------
+    UsageError
+        No such property, or a key that a property does not have.
+    """
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        raise UsageError(f"no property '{name}'; known are {known}")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Property), OmegaConf.load(path))
+        return OmegaConf.to_object(merged)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise UsageError(f"{path}: {str(error).splitlines()[0]}") from error
+
+
+def read_labelled_sets(properties: list[Property]) -> tuple[list[LabelledSet], list[Reject]]:
+    """Read the csv files of some properties by column name.
+
+    An empty or NaN value means that the row has no label for that property; it is no error. A row
+    whose polymer or value cannot be read is a reject, listed once.
+
+    Raises
+    ------
+    MipsError, UsageError
+        No such file; no such column; no usable row for some property.
+    """
+    spellings: dict[str, str | InvalidPolymer] = {}
+    sets: list[LabelledSet] = []
+    rejects: dict[Reject, None] = {}
+    for prop in properties:
+        labelled, refused = _read_one(prop, spellings)
+        rejects |= dict.fromkeys(refused)
+        sets.append(labelled)
+    return sets, list(rejects)
+
+
+def _read_one(
+    prop: Property, spellings: dict[str, str | InvalidPolymer]
+) -> tuple[LabelledSet, list[Reject]]:
+    rejects: list[Reject] = []
+    rows: list[int] = []
+    canonicals: list[str] = []
+    values: list[float] = []
+    for row, (text, label) in enumerate(_read_columns(Path(prop.file), prop.column)):
+        if text not in spellings:
+            spellings[text] = _canonical_or_error(text)
+        canonical = spellings[text]
+        if isinstance(canonical, InvalidPolymer):
+            rejects.append(Reject(prop.file, row, str(canonical)))
+            continue
+        value = _parse_value(label)
+        if value is None:
+            rejects.append(Reject(prop.file, row, f"{prop.column}: '{label}' is not a number"))
+        elif not math.isnan(value):
+            rows.append(row)
+            canonicals.append(canonical)
+            values.append(value)
+    if not rows:
+        raise MipsError(f"{prop.file}: no usable row with a value in column '{prop.column}'")
+    row_array = np.array(rows, dtype=np.int64)
+    return LabelledSet(prop, row_array, canonicals, np.array(values)), rejects
+
+
+def _read_columns(path: Path, column: str) -> list[tuple[str, str]]:
+    """Return (P-SMILES text, label text) of each row; a trailing empty column does no harm."""
+    if not path.is_file():
+        raise MipsError(f"no file {path}; give the path of a csv with a {PSMILES_COLUMN} column")
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            names = [name for name in reader.fieldnames or [] if name]
+            for wanted in (PSMILES_COLUMN, column):
+                if wanted not in names:
+                    found = ", ".join(names) or "none"
+                    raise UsageError(f"{path} has no column '{wanted}'; its columns: {found}")
+            return [((r[PSMILES_COLUMN] or "").strip(), (r[column] or "").strip()) for r in reader]
+    except (UnicodeDecodeError, csv.Error, gzip.BadGzipFile, EOFError) as error:
+        raise MipsError(f"{path} is not a csv in UTF-8: {error}") from error
+
+
+def _canonical_or_error(text: str) -> str | InvalidPolymer:
+    try:
+        return canonicalize(text)
+    except InvalidPolymer as error:
+        return error
+
+
+def _parse_value(label: str) -> float | None:
+    """Return the number, NaN where there is no label, None where it cannot be read."""
+    if label.lower() in _MISSING:
+        return math.nan
+    try:
+        value = float(label)
+    except ValueError:
+        return None
+    return None if math.isinf(value) else value
