@@ -1,5 +1,6 @@
 """Tests that need the benchmark data run where MIPS_DATA points, and are left out where it is unset."""
 
+import csv
 import os
 from pathlib import Path
 
@@ -18,3 +19,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def data_dir() -> Path:
     """The folder of benchmark sets and corpus; only for tests marked needs_data."""
     return Path(os.environ["MIPS_DATA"])
+
+
+@pytest.fixture(scope="session")
+def benchmark_texts(data_dir: Path) -> list[str]:
+    """The distinct P-SMILES texts of all eight sets."""
+    texts = set()
+    for path in sorted((data_dir / "benchmark").glob("*.csv")):
+        with path.open(newline="") as file:
+            texts |= {row["psmiles"] for row in csv.DictReader(file)}
+    return sorted(texts)

@@ -139,7 +139,7 @@ def _set_ring_sizes(ring_sizes: np.ndarray, unit: RepeatUnit) -> None:
 
 
 def without_stars(unit: RepeatUnit) -> np.ndarray:
-    """Return (n,) intp: the index of each atom once the stars are left out (meaningless for stars)."""
+    """Return (n,) intp: the index of each atom once the stars are left out; void for the stars."""
     is_atom = np.ones(unit.mol.GetNumAtoms(), dtype=np.intp)
     is_atom[list(unit.stars)] = 0
     return np.cumsum(is_atom) - 1

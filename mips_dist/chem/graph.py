@@ -2,12 +2,14 @@
 
 The infinite chain has an atom ``(i, c)`` for every atom ``i`` of the repeat unit and every cell
 ``c`` in Z. Bonds inside the unit keep ``c``; the link bond leads from the right boundary atom of
-cell ``c`` to the left boundary atom of cell ``c + 1``. `PolymerGraph` stores the quotient with these
-shifts, and all pairs of the chain within ``max_hops``, found by search on the chain itself: exact
-for every unit length, ``*C*`` included, so no unit is ever repeated to make room (defects 2-5).
+cell ``c`` to the left boundary atom of cell ``c + 1``. `PolymerGraph` stores the quotient with
+these shifts, and all pairs of the chain within ``max_hops``, found by search on the chain itself:
+exact for every unit length, ``*C*`` included, so no unit is ever repeated to make room (defects
+2-5).
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -152,7 +154,7 @@ def _backbone(unit: RepeatUnit) -> list[int]:
     """
     path = backbone_path(unit)
     on_backbone = set(path)
-    steps = list(zip(path, path[1:], strict=False))
+    steps = list(pairwise(path))
     for system in _ring_systems(unit):
         if any(left in ring and right in ring for ring in system for left, right in steps):
             on_backbone.update(*system)

@@ -1,9 +1,9 @@
 """Breadth-first search on the infinite chain, for many polymers at once.
 
 The search runs over lifted atoms ``(i, c)`` from every atom of cell 0 in step, all polymers of a
-block as one disjoint graph, so that numpy's cost per call is shared. Besides distances it keeps, for
-each pair, the distribution over all tied shortest paths of the atom at each position and of the type
-of the bond at each step (defect 11: picking one path depends on atom order).
+block as one disjoint graph, so that numpy's cost per call is shared. Besides distances it keeps,
+for each pair, the distribution over all tied shortest paths of the atom at each position and of the
+type of the bond at each step (defect 11: picking one path depends on atom order).
 """
 
 from dataclasses import dataclass
@@ -82,9 +82,7 @@ def find_pairs(
     total = int(offsets[-1])
     bonds = _DirectedBonds.collect(edges, offsets)
     atoms = np.arange(total)
-    levels = [
-        _Level(atoms, atoms, 0 * atoms, np.ones(total), _Entries.empty(), _Entries.empty())
-    ]
+    levels = [_Level(atoms, atoms, 0 * atoms, np.ones(total), _Entries.empty(), _Entries.empty())]
     for _ in range(max_hops):
         levels.append(_next_level(levels, bonds, total, max_hops))
     return _split(levels, offsets)
@@ -119,9 +117,7 @@ class _DirectedBonds:
         )
 
 
-def _next_level(
-    levels: list[_Level], bonds: _DirectedBonds, total: int, max_hops: int
-) -> _Level:
+def _next_level(levels: list[_Level], bonds: _DirectedBonds, total: int, max_hops: int) -> _Level:
     """Walk one bond further from the last level, keeping what no shorter walk has reached."""
     last = levels[-1]
     step, bond = _expand(bonds.start, last.atom)

@@ -202,7 +202,9 @@ def canonicalize(psmiles: str) -> str:
         return canonicalize(period)
     keys = [(min(pair), max(pair)) for pair in ends]
     smallest = min(keys)
-    canonical = min(write_cut(unit, c) for c, key in zip(cuts, keys, strict=True) if key == smallest)
+    canonical = min(
+        write_cut(unit, c) for c, key in zip(cuts, keys, strict=True) if key == smallest
+    )
     if "->" in canonical or "<-" in canonical:
         raise InvalidPolymer("bond_type", "RDKit reads a bond to a metal as dative")
     return canonical
@@ -285,9 +287,7 @@ def _quotient_colours(unit: RepeatUnit) -> np.ndarray:
     return colours
 
 
-def _primitive_period(
-    unit: RepeatUnit, cuts: list[Cut], ends: list[tuple[int, int]]
-) -> str | None:
+def _primitive_period(unit: RepeatUnit, cuts: list[Cut], ends: list[tuple[int, int]]) -> str | None:
     """Return the shorter unit of which this one is a repeat, or None if it is primitive."""
     num_atoms = unit.mol.GetNumAtoms() - 2
     for length in range(1, len(cuts) // 2 + 1):

@@ -1,0 +1,159 @@
+"""Exact localized attention on the infinite chain, as dense attention inside packs.
+
+An atom attends to every image (j, c) of every atom within `max_hops` bonds of the infinite chain.
+All images of one atom j share key and value, so their biases b_c act together like the single
+bias logsumexp over c of b_c: one dense matrix over the atoms of the unit is the whole attention.
+(With dropout on the attention weights the images of one atom are dropped together; on the chain
+they would be dropped one by one. Only in training, and only there, do the two differ.)
+
+Legend: N atoms, P pairs, C cells, D hidden, H heads, K head dim, B biases of a pair (1, or H where
+heads have their own), R = max_hops + 1 positions of a path, T pack size; X packs.
+"""
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from mips_dist.data.batch import PolymerBatch
+
+NUM_BOND_TYPES = 5  # chem.graph.BOND_TYPES
+
+
+class PairBias(nn.Module):
+    """The attention biases, made once from x0 and shared by all layers.
+
+    bias(i, j, c) = e[hops] + 1 / (hops + 1) * sum over k of w_k . x0[p_k] for the path p_0..p_hops
+    from the attended atom (p_0 = j) to the attending one (p_hops = i); where shortest paths tie,
+    the mean over all of them. The optional bond term is the mean over the path of one learned
+    scalar for each (position, bond type).
+
+    Parameters
+    ----------
+    hidden_dim
+        D.
+    max_hops
+        Radius of attention in bonds.
+    num_biases
+        B, 1 where all heads share the biases.
+    bond_path_bias
+        Whether the bond types along the path count.
+    """
+
+    def __init__(
+        self, hidden_dim: int, max_hops: int, num_biases: int, bond_path_bias: bool
+    ) -> None:
+        super().__init__()
+        self.num_biases = num_biases
+        num_positions = max_hops + 1
+        self.distance = nn.Parameter(torch.zeros(num_positions, num_biases))
+        self.path = nn.Linear(hidden_dim, num_positions * num_biases, bias=False)
+        self.bond = None
+        if bond_path_bias:
+            self.bond = nn.Parameter(torch.zeros(max_hops, NUM_BOND_TYPES, num_biases))
+
+    def forward(self, x0_ND: Tensor, batch: PolymerBatch) -> Tensor:
+        """Return dense biases (X, B, T, T) in fp32 or better; -inf where nothing is attended."""
+        with torch.autocast(x0_ND.device.type, enabled=False):
+            return pack_biases(collapse(self.pairs(x0_ND, batch), batch), batch)
+
+    def pairs(self, x0_ND: Tensor, batch: PolymerBatch) -> Tensor:
+        """Return the bias of every pair of the infinite chain (P, B), in fp32 or better."""
+        hops = batch.pair_hops
+        x0_ND = _at_least_fp32(x0_ND)
+        scores = F.linear(x0_ND, self.path.weight.to(x0_ND.dtype))
+        # Score of an atom at a position of a path: flat row atom * R + position.
+        scores = scores.view(-1, self.num_biases)
+        num_positions = len(self.distance)
+
+        def score(atom: Tensor, position: Tensor) -> Tensor:
+            return scores.index_select(0, atom * num_positions + position)
+
+        total = score(batch.pair_key, torch.zeros_like(hops))
+        # A path of no bonds is one atom: it counts once.
+        total = total + score(batch.pair_query, hops) * (hops > 0)[:, None]
+        # The batch counts positions from the query.
+        position = hops[batch.path_pair] - batch.path_position
+        interior = score(batch.path_atom, position) * batch.path_weight[:, None]
+        total = total.index_add(0, batch.path_pair, interior.to(total.dtype))
+        bias = total / (hops + 1)[:, None] + self.distance.to(total.dtype)[hops]
+        if self.bond is not None:
+            bias = bias + self._bond_term(self.bond.to(bias.dtype), batch)
+        return bias
+
+    def _bond_term(self, bond: Tensor, batch: PolymerBatch) -> Tensor:
+        hops = batch.pair_hops
+        position = hops[batch.path_bond_pair] - batch.path_bond_position
+        share = batch.path_bond_weight / hops[batch.path_bond_pair]
+        scalars = bond.flatten(0, 1)[position * NUM_BOND_TYPES + batch.path_bond_type]
+        zero = torch.zeros(len(hops), self.num_biases, dtype=bond.dtype, device=bond.device)
+        return zero.index_add(0, batch.path_bond_pair, scalars * share[:, None].to(bond.dtype))
+
+
+def _at_least_fp32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def collapse(bias_PB: Tensor, batch: PolymerBatch) -> Tensor:
+    """Join the biases of all images of one (i, j) by logsumexp.
+
+    Parameters
+    ----------
+    bias_PB
+        (P, B) floating.
+
+    Returns
+    -------
+    (C, B), same dtype.
+    """
+    num_cells = len(batch.cell_slot)
+    index = batch.pair_cell[:, None].expand_as(bias_PB)
+    # The maximum only keeps exp in range; it cancels, so no gradient goes through it.
+    top = bias_PB.new_full((num_cells, bias_PB.shape[1]), -torch.inf)
+    top = top.scatter_reduce(0, index, bias_PB.detach(), "amax")
+    shifted = (bias_PB - top.index_select(0, batch.pair_cell)).exp()
+    return torch.zeros_like(top).index_add(0, batch.pair_cell, shifted).log() + top
+
+
+def pack_biases(bias_CB: Tensor, batch: PolymerBatch) -> Tensor:
+    """Lay the biases of the cells (C, B) out as dense matrices (X, B, T, T)."""
+    num_packs, size, num_biases = batch.num_packs, batch.pack_size, bias_CB.shape[1]
+    dense = bias_CB.new_full((num_packs, size, size, num_biases), -torch.inf)
+    # Padding attends to itself: a row of -inf alone has no softmax. Atoms overwrite their diagonal.
+    dense.diagonal(dim1=1, dim2=2).zero_()
+    dense = dense.view(-1, num_biases).index_copy(0, batch.cell_slot, bias_CB)
+    return dense.view(num_packs, size, size, num_biases).permute(0, 3, 1, 2)
+
+
+class LocalAttention(nn.Module):
+    """Multi-head attention with given biases; the linear maps run on unpadded tokens.
+
+    Parameters
+    ----------
+    hidden_dim, num_heads
+        D, H.
+    scale
+        Factor on q . k.
+    dropout
+        Probability of dropping an attention weight in training.
+    """
+
+    def __init__(self, hidden_dim: int, num_heads: int, scale: float, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.scale = scale
+        self.dropout = dropout
+        self.qkv = nn.Linear(hidden_dim, 3 * hidden_dim)
+        self.out = nn.Linear(hidden_dim, hidden_dim)
+
+    def forward(self, x_ND: Tensor, bias_XBTT: Tensor, batch: PolymerBatch) -> Tensor:
+        """Return the attended values (N, D)."""
+        qkv = self.qkv(x_ND)
+        packed = qkv.new_zeros(batch.num_packs * batch.pack_size, qkv.shape[1])
+        packed = packed.index_copy(0, batch.token_slot, qkv)
+        packed = packed.view(batch.num_packs, batch.pack_size, 3, self.num_heads, -1)
+        q_XHTK, k_XHTK, v_XHTK = packed.permute(2, 0, 3, 1, 4).unbind(0)
+        # Scaled before the product, so that fp16 does not overflow; softmax in the biases' fp32.
+        logits = (q_XHTK * self.scale) @ k_XHTK.transpose(-1, -2) + bias_XBTT
+        weights = F.dropout(logits.softmax(-1).to(v_XHTK.dtype), self.dropout, self.training)
+        mixed = (weights @ v_XHTK).transpose(1, 2).flatten(2).flatten(0, 1)
+        return self.out(mixed.index_select(0, batch.token_slot))

@@ -1,0 +1,220 @@
+"""The MIPS model: topology encoder, descriptor fusion, and one head for each task.
+
+Legend: G polymers, N atoms, M masked atoms, D hidden, T targets; X, B: see `attention`.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from mips_dist.data.batch import PolymerBatch
+from mips_dist.model.attention import LocalAttention, PairBias
+from mips_dist.model.embedding import NUM_ATOM_CLASSES, AtomEmbedding
+from mips_dist.model.spatial import DESCRIPTOR_WIDTHS, DescriptorFusion, check_descriptors
+
+ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
+
+
+@dataclass(kw_only=True, slots=True)
+class MipsConfig:
+    """Sizes and switches of the model; the defaults are the paper's (preset base).
+
+    Attributes
+    ----------
+    hidden_dim, num_layers, num_heads, ffn_dim
+        Width of an atom's vector, layers, attention heads, width inside the feed-forward part.
+    dropout
+        Probability, at every place where the paper drops.
+    max_hops
+        Radius of attention in bonds of the infinite chain; the shards must have the same.
+    descriptors
+        Whole-polymer groups fused after the last layer; empty: topology only.
+    backbone_embedding, ring_embedding
+        Whether an atom's place in the backbone and its smallest ring are inputs.
+    logit_scale
+        "model": q . k times hidden_dim ** -0.5, as released; "head": head_dim ** -0.5.
+    per_head_bias
+        Whether each head has its own distance and path biases.
+    bond_path_bias
+        Whether the bond types along the path add to the bias.
+    norm
+        "pre": normalise before each part, as released; "post": after it, as in the paper's text.
+    activation
+        "gelu", as released, or "relu", as in the paper's text; of the layers and the head.
+    """
+
+    hidden_dim: int = 512
+    num_layers: int = 6
+    num_heads: int = 8
+    ffn_dim: int = 2048
+    dropout: float = 0.1
+    max_hops: int = 2
+    descriptors: list[str] = field(default_factory=lambda: ["rdkit_2d", "atom_pair_3d"])
+    backbone_embedding: bool = True
+    ring_embedding: bool = True
+    logit_scale: str = "model"
+    per_head_bias: bool = False
+    bond_path_bias: bool = False
+    norm: str = "pre"
+    activation: str = "gelu"
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_dim", "num_layers", "num_heads", "ffn_dim", "max_hops"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name}={getattr(self, name)} must be at least 1")
+        if self.hidden_dim % self.num_heads:
+            raise ValueError(
+                f"model.hidden_dim={self.hidden_dim} is no multiple of "
+                f"model.num_heads={self.num_heads}"
+            )
+        if self.descriptors and self.hidden_dim % 4:
+            raise ValueError(f"model.hidden_dim={self.hidden_dim} is no multiple of 4")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.dropout={self.dropout} must be in [0, 1)")
+        _check_choice("logit_scale", self.logit_scale, ("model", "head"))
+        _check_choice("norm", self.norm, ("pre", "post"))
+        _check_choice("activation", self.activation, tuple(ACTIVATIONS))
+        for name in self.descriptors:
+            _check_choice("descriptors", name, tuple(DESCRIPTOR_WIDTHS))
+        if len(set(self.descriptors)) < len(self.descriptors):
+            raise ValueError(f"model.descriptors={self.descriptors} names a group twice")
+
+
+def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"model.{key}={value} must be one of {', '.join(choices)}")
+
+
+class Layer(nn.Module):
+    """One transformer layer: attention and a feed-forward part, each with a residual."""
+
+    def __init__(self, config: MipsConfig) -> None:
+        super().__init__()
+        width = config.hidden_dim
+        scaled_dim = width if config.logit_scale == "model" else width // config.num_heads
+        self.is_pre_norm = config.norm == "pre"
+        self.dropout = config.dropout
+        self.activation = ACTIVATIONS[config.activation]
+        self.attention = LocalAttention(width, config.num_heads, scaled_dim**-0.5, config.dropout)
+        self.attention_norm = nn.LayerNorm(width)
+        self.widen = nn.Linear(width, config.ffn_dim)
+        self.narrow = nn.Linear(config.ffn_dim, width)
+        self.ffn_norm = nn.LayerNorm(width)
+
+    def forward(self, x_ND: Tensor, bias_XBTT: Tensor, batch: PolymerBatch) -> Tensor:
+        """Return x (N, D) after the layer."""
+        if self.is_pre_norm:
+            attended = self.attention(self.attention_norm(x_ND), bias_XBTT, batch)
+            x_ND = x_ND + self._drop(attended)
+            return x_ND + self._feed_forward(self.ffn_norm(x_ND))
+        attended = self.attention(x_ND, bias_XBTT, batch)
+        x_ND = self.attention_norm(x_ND + self._drop(attended))
+        return self.ffn_norm(x_ND + self._feed_forward(x_ND))
+
+    def _feed_forward(self, x_ND: Tensor) -> Tensor:
+        return self._drop(self.narrow(self._drop(self.activation(self.widen(x_ND)))))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+class MipsEncoder(nn.Module):
+    """Polymers to atom vectors. As in the paper, nothing is normalised after the last layer."""
+
+    def __init__(self, config: MipsConfig) -> None:
+        super().__init__()
+        self.embedding = AtomEmbedding(
+            config.hidden_dim, config.backbone_embedding, config.ring_embedding
+        )
+        self.bias = PairBias(
+            config.hidden_dim,
+            config.max_hops,
+            config.num_heads if config.per_head_bias else 1,
+            config.bond_path_bias,
+        )
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
+        groups = config.descriptors
+        self.fusion = DescriptorFusion(config.hidden_dim, groups) if groups else None
+
+    def forward(self, batch: PolymerBatch) -> Tensor:
+        """Return the atom vectors (N, D)."""
+        x_ND = self.embedding(batch)
+        bias_XBTT = self.bias(x_ND, batch)
+        for layer in self.layers:
+            x_ND = layer(x_ND, bias_XBTT, batch)
+        if self.fusion is not None:
+            check_descriptors(batch, self.fusion.groups)
+            x_ND = self.fusion(x_ND, batch)
+        return x_ND
+
+
+class Head(nn.Module):
+    """Two-layer perceptron on atom or polymer vectors."""
+
+    def __init__(self, config: MipsConfig, num_outputs: int) -> None:
+        super().__init__()
+        self.dropout = config.dropout
+        self.activation = ACTIVATIONS[config.activation]
+        self.hidden = nn.Linear(config.hidden_dim, config.hidden_dim)
+        self.output = nn.Linear(config.hidden_dim, num_outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (rows of x, num_outputs)."""
+        hidden = self.activation(self.hidden(x))
+        return self.output(F.dropout(hidden, self.dropout, self.training))
+
+
+class MaskedAtomModel(nn.Module):
+    """Pre-training: which element is each masked atom?"""
+
+    def __init__(self, config: MipsConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = MipsEncoder(config)
+        self.head = Head(config, NUM_ATOM_CLASSES)
+
+    def encode(self, batch: PolymerBatch) -> Tensor:
+        """Return the atom vectors (N, D)."""
+        return self.encoder(batch)
+
+    def forward(self, batch: PolymerBatch) -> Tensor:
+        """Return logits (M, 101) of the masked atoms, in the order of the atoms."""
+        assert batch.is_masked is not None, "no mask was set on the batch"
+        return self.head(self.encoder(batch)[batch.is_masked])
+
+
+class PropertyModel(nn.Module):
+    """Fine-tuning: properties of whole polymers, as z-scores."""
+
+    def __init__(self, config: MipsConfig, num_targets: int = 1) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = MipsEncoder(config)
+        self.head = Head(config, num_targets)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained: MaskedAtomModel, num_targets: int = 1
+    ) -> "PropertyModel":
+        """Start from a pre-trained model: all but the output layer is copied, as in the paper."""
+        model = cls(pretrained.config, num_targets)
+        model.encoder.load_state_dict(pretrained.encoder.state_dict())
+        model.head.hidden.load_state_dict(pretrained.head.hidden.state_dict())
+        return model
+
+    def encode(self, batch: PolymerBatch) -> Tensor:
+        """Return the atom vectors (N, D)."""
+        return self.encoder(batch)
+
+    def forward(self, batch: PolymerBatch) -> Tensor:
+        """Return predictions (G, T) in units of the targets' standard deviation."""
+        return self.head(mean_over_atoms(self.encoder(batch), batch))
+
+
+def mean_over_atoms(x_ND: Tensor, batch: PolymerBatch) -> Tensor:
+    """Return the mean atom vector of each polymer (G, D); sums run in fp32 or better."""
+    wide = x_ND.to(torch.promote_types(x_ND.dtype, torch.float32))
+    sums = wide.new_zeros(batch.num_graphs, wide.shape[1]).index_add(0, batch.batch_index, wide)
+    return (sums / batch.ptr.diff()[:, None]).to(x_ND.dtype)
