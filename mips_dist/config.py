@@ -18,7 +18,7 @@ C = TypeVar("C")
 
 
 def configs_dir() -> Path:
-    """Return the folder that holds the YAML files: beside the package in a checkout, inside it in a wheel."""
+    """Return the folder of the YAML files: beside the package in a checkout, inside it in a wheel."""
     package = Path(__file__).resolve().parent
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
@@ -67,7 +67,7 @@ def _one_line(error: Exception, schema: type) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     if "not in struct" in str(error) or "not in '" in str(error):
-        text += f"; keys: {', '.join(f.name for f in fields(schema))}"  # type: ignore[arg-type]
+        text += f"; keys: {', '.join(f.name for f in fields(schema))}"
     return f"config: {text}"
 
 

@@ -1,4 +1,4 @@
-"""Tests that need the benchmark data run where MIPS_DATA points, and are left out where it is unset."""
+"""Tests that need the benchmark data run where MIPS_DATA points, else they are left out."""
 
 import csv
 import os

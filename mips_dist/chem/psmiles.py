@@ -11,6 +11,7 @@ Stereo marks are dropped: a stereo centre of an atactic chain has no fixed sign,
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from rdkit import Chem, rdBase
@@ -148,7 +149,7 @@ def parse(psmiles: str) -> RepeatUnit:
 
 
 def _clean(psmiles: str) -> str:
-    """Drop labels and stereo marks; refuse texts that are no SMILES whatever RDKit makes of them."""
+    """Drop labels and stereo marks; refuse texts that RDKit would read but that are no P-SMILES."""
     text = psmiles.strip()
     if not text:
         raise InvalidPolymer("empty", "no text")
@@ -211,7 +212,7 @@ def canonicalize(psmiles: str) -> str:
 
 
 def backbone_path(unit: RepeatUnit) -> list[int]:
-    """Return the atoms of one shortest path from the left to the right boundary atom, both included."""
+    """Return the atoms of one shortest path from left to right boundary atom, both included."""
     if unit.ends[0] == unit.ends[1]:
         return [unit.ends[0]]
     return list(Chem.GetShortestPath(unit.mol, *unit.ends))
@@ -227,7 +228,7 @@ def allowed_cuts(unit: RepeatUnit) -> list[Cut]:
     rings = [set(ring) for ring in unit.mol.GetRingInfo().AtomRings()]
     cuts = [Cut(unit.ends[1], unit.ends[0], unit.order, is_link=True)]
     path = backbone_path(unit)
-    for left, right in zip(path, path[1:], strict=False):
+    for left, right in pairwise(path):
         # Bonded atoms that share a ring are bonded by a ring bond.
         if any(left in ring and right in ring for ring in rings):
             continue
@@ -333,7 +334,7 @@ def repeat(unit: RepeatUnit, copies: int) -> Chem.RWMol:
 
 
 def random_spelling(psmiles: str, rng: np.random.Generator, max_repeats: int = 3) -> str:
-    """Draw another spelling of the same polymer: repetition, cut, direction, atom order, Kekule form.
+    """Draw another spelling of a polymer: repetition, cut, direction, atom order, Kekule form.
 
     The paper's Algorithm 1 (random augmentation) with valid cuts only (defect 12).
     """
