@@ -18,7 +18,7 @@ C = TypeVar("C")
 
 
 def configs_dir() -> Path:
-    """Return the folder of the YAML files: beside the package in a checkout, inside it in a wheel."""
+    """Return the folder of the YAML files: beside the package, or inside it in a wheel."""
     package = Path(__file__).resolve().parent
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"

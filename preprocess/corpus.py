@@ -24,7 +24,7 @@ from mips_dist.chem.psmiles import InvalidPolymer, canonicalize
 from mips_dist.config import guarded, run
 from mips_dist.errors import MipsError, UsageError
 
-# Larger units are rare (about 1 in 20) and would take most of the time of the conformers.
+# Larger units, up to 90 atoms, are rare (1.6 % of 3,000) and their conformers take the longest.
 MAX_HEAVY_ATOMS = 60
 
 # Molecules classified between two steps of the progress bar.
@@ -81,7 +81,7 @@ def read_molecules() -> list[str]:
     path = Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi"
     if not path.is_file():
         raise MipsError(
-            f"this RDKit has no {path}; install rdkit with pip, or bring a csv with a psmiles column"
+            f"this RDKit has no {path}; install rdkit with pip, or use a csv of your own polymers"
         )
     found = set()
     for line in path.read_text(encoding="ascii").splitlines():
@@ -168,8 +168,8 @@ def take_in_turns(
 ) -> list[str]:
     """Take distinct items, one new item of each stream per round, until there are enough.
 
-    Turns keep the few rules with thousands of pairs (vinyl copolymers, polyesters) from crowding out
-    the others. Fewer items come back if all streams end before.
+    Turns keep the few rules with thousands of pairs (vinyl copolymers, polyesters) from crowding
+    out the others. Fewer items come back if all streams end before.
     """
     found: dict[str, None] = {}
     while streams and len(found) < number:

@@ -21,7 +21,8 @@ from mips_dist.data.batch import PolymerBatch, collate
 from mips_dist.data.block import PolymerBlock
 from mips_dist.data.properties import Scaler
 from mips_dist.errors import MipsError
-from mips_dist.model.mips import MipsConfig, PropertyModel
+from mips_dist.model.bundle import load_bundle
+from mips_dist.model.mips import MaskedAtomModel, MipsConfig, PropertyModel
 from mips_dist.train.results import NETWORK, FoldResult, regression_scores
 
 PROTOCOLS = ("strict", "paper")
@@ -226,62 +227,145 @@ def _fit(
     """
     if not np.isfinite(rows.value[np.concatenate([train, watched])]).all():
         raise MipsError(f"{where}: a label is NaN or infinite; remove its row")
-    scaler = Scaler.fit(rows.value[train])
-    z = scaler.to_z(rows.value).astype(np.float32)
     streams = np.random.SeedSequence([key[0], key[1] + 1])
-    rng = np.random.default_rng(streams.spawn(1)[0])
+    best_rmse, best_epoch, best_state = math.inf, config.num_epochs, None
+    curve: list[dict[str, float]] = []
     with _one_thread(int(streams.generate_state(1)[0])):
-        model = _initial_model(config)
-        device = next(model.parameters()).device
-        averaged = copy.deepcopy(model).requires_grad_(False).eval()
+        training = _Training(config, block, rows, train, np.random.default_rng(streams.spawn(1)[0]))
         batches = _evaluation_batches(block, rows.sample[watched])
-        num_steps = config.num_epochs * math.ceil(len(train) / config.batch_size)
-        optimizer = torch.optim.AdamW(
-            model.parameters(), lr=config.lr, weight_decay=config.weight_decay
-        )
-        warmup_steps = max(1, round(config.warmup_fraction * num_steps))
-        step = 0
-        best_rmse, best_epoch, best_state = math.inf, config.num_epochs, None
-        curve: list[dict[str, float]] = []
         for epoch in range(1, config.num_epochs + 1):
-            loss_sum = torch.zeros((), device=device)
-            # Equal parts instead of full batches and a rest: no row is left out, none weighs more.
-            for part in np.array_split(rng.permutation(train), -(-len(train) // config.batch_size)):
-                for group in optimizer.param_groups:
-                    group["lr"] = config.lr * min(1.0, (step + 1) / warmup_steps)
-                batch = collate(block.select(rows.sample[part])).to(device)
-                target = torch.from_numpy(z[part]).to(device)
-                loss = F.mse_loss(model(batch)[:, 0], target)
-                optimizer.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_CLIP)
-                optimizer.step()
-                step += 1
-                _average(averaged, model, min(config.ema_decay, (step + 1) / (step + 10)))
-                loss_sum += loss.detach() * len(part)
-            train_loss = float(loss_sum) / len(train)
+            train_loss = training.run_epoch()
             if not math.isfinite(train_loss):
                 raise MipsError(f"{where}: the loss is not finite in epoch {epoch}; lower lr")
             entry = {"epoch": float(epoch), "train_loss": train_loss}
-            if len(watched):
-                scores = regression_scores(
-                    rows.value[watched], _evaluate(averaged, batches, scaler)
-                )
+            if batches:
+                prediction = _evaluate(training.averaged, batches, training.scaler)
+                scores = regression_scores(rows.value[watched], prediction)
                 entry |= {"watched_rmse": scores["rmse"], "watched_r2": scores["r2"]}
                 if scores["rmse"] < best_rmse:
                     best_rmse, best_epoch = scores["rmse"], epoch
-                    best_state = copy.deepcopy(averaged.state_dict())
+                    best_state = copy.deepcopy(training.averaged.state_dict())
             curve.append(entry)
             if on_epoch is not None:
                 on_epoch(epoch)
     if best_state is not None:
-        averaged.load_state_dict(best_state)
-    return FittedModel(averaged, scaler, best_epoch, curve)
+        training.averaged.load_state_dict(best_state)
+    return FittedModel(training.averaged, training.scaler, best_epoch, curve)
 
 
-def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
-    """Move the averaged weights towards the current ones; decay 0 copies them."""
-    with torch.no_grad():
-        torch._foreach_lerp_(
-            list(averaged.parameters()), list(model.parameters()), 1.0 - decay
+class _Training:
+    """Network, averaged network, optimizer and the stream of batches of one training."""
+
+    def __init__(
+        self,
+        config: FoldConfig,
+        block: PolymerBlock,
+        rows: PropertyRows,
+        train: Indices,
+        rng: np.random.Generator,
+    ) -> None:
+        self.config, self.block, self.train, self.rng = config, block, train, rng
+        self.sample = rows.sample
+        self.scaler = Scaler.fit(rows.value[train])
+        self.z = torch.from_numpy(self.scaler.to_z(rows.value).astype(np.float32))
+        self.model = _initial_model(config)
+        self.averaged = copy.deepcopy(self.model).requires_grad_(False).eval()
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
         )
+        self.num_batches = math.ceil(len(train) / config.batch_size)
+        num_steps = config.num_epochs * self.num_batches
+        self.warmup_steps = max(1, round(config.warmup_fraction * num_steps))
+        self.step = 0
+
+    def run_epoch(self) -> float:
+        """Train on every row once; return the mean squared error of the z-scores."""
+        loss_sum = torch.zeros((), device=_device())
+        # Equal parts instead of full batches and a rest: no row is left out, none weighs more.
+        for part in np.array_split(self.rng.permutation(self.train), self.num_batches):
+            loss_sum += self._run_step(part) * len(part)
+        return float(loss_sum) / len(self.train)
+
+    def _run_step(self, part: Indices) -> torch.Tensor:
+        self.step += 1
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * min(1.0, self.step / self.warmup_steps)
+        batch = collate(self.block.select(self.sample[part])).to(_device())
+        loss = F.mse_loss(self.model(batch)[:, 0], self.z[part].to(_device()))
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_CLIP)
+        self.optimizer.step()
+        # In the first steps a long memory would keep the initial weights, so it grows with them.
+        decay = min(self.config.ema_decay, self.step / (self.step + 9))
+        with torch.no_grad():
+            for kept, current in zip(
+                self.averaged.parameters(), self.model.parameters(), strict=True
+            ):
+                kept.lerp_(current, 1.0 - decay)
+        return loss.detach()
+
+
+def _device() -> torch.device:
+    # A Ray trial without a GPU share sees no GPU.
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _initial_model(config: FoldConfig) -> PropertyModel:
+    if config.pretrained is None:
+        return PropertyModel(config.model).to(_device())
+    return PropertyModel.from_pretrained(load_pretrained(config)).to(_device())
+
+
+def load_pretrained(config: FoldConfig) -> MaskedAtomModel:
+    """Load the pre-trained model and check that it is the one that the configuration describes.
+
+    Dropout may differ: it belongs to the training, not to the weights.
+    """
+    assert config.pretrained is not None
+    bundle = load_bundle(Path(config.pretrained))
+    if not isinstance(bundle.model, MaskedAtomModel):
+        raise MipsError(
+            f"{config.pretrained} is a finished property model; give a pre-trained one"
+        )
+    wanted, found = asdict(config.model), asdict(bundle.model.config)
+    differing = [
+        f"{name}={found[name]}"
+        for name in wanted
+        if wanted[name] != found[name] and name != "dropout"
+    ]
+    if differing:
+        raise MipsError(
+            f"{config.pretrained} is another model ({', '.join(differing)}); give its model=NAME"
+        )
+    model = MaskedAtomModel(config.model)
+    model.load_state_dict(bundle.model.state_dict())
+    return model
+
+
+def _evaluation_batches(block: PolymerBlock, sample: Indices) -> list[PolymerBatch]:
+    parts = range(0, len(sample), EVALUATION_BATCH_SIZE)
+    return [
+        collate(block.select(sample[start : start + EVALUATION_BATCH_SIZE])).to(_device())
+        for start in parts
+    ]
+
+
+def _evaluate(model: PropertyModel, batches: list[PolymerBatch], scaler: Scaler) -> Values:
+    """Predict batches with a model in eval mode, in the unit of the property."""
+    with torch.inference_mode():
+        z = torch.cat([model(batch)[:, 0] for batch in batches])
+    return scaler.to_physical(z.cpu().numpy().astype(np.float64))
+
+
+@contextmanager
+def _one_thread(torch_seed: int) -> Iterator[None]:
+    """Seed torch and use one thread, so that sums run in one order; restore both afterwards."""
+    num_threads = torch.get_num_threads()
+    with torch.random.fork_rng():
+        torch.manual_seed(torch_seed)
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(num_threads)

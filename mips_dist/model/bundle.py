@@ -1,0 +1,279 @@
+"""A model as one directory: weights, configuration, scaler, metrics, card; nothing is pickled."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from mips_dist.errors import MipsError
+from mips_dist.model.mips import MaskedAtomModel, MipsConfig, PropertyModel
+
+Model = MaskedAtomModel | PropertyModel
+Kind = Literal["pretrained", "property"]
+
+WEIGHTS, CONFIG, SCALER, METRICS, CARD = (
+    *("weights.safetensors", "config.json", "scaler.json", "metrics.json", "README.md"),
+)
+FILES = frozenset({WEIGHTS, CONFIG, SCALER, METRICS, CARD})
+FORMAT = 1  # raised when the files below change their meaning
+
+
+class TargetScaler(TypedDict):
+    """How a prediction becomes a physical value: z * std + mean, in `unit`."""
+
+    property: str
+    unit: str
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A model directory in memory.
+
+    Attributes
+    ----------
+    kind
+        "pretrained" (masked atoms) or "property" (predicts one property).
+    model
+        On the CPU, in evaluation mode.
+    feature_schema
+        What the inputs mean, see `mips_dist.data.schema`.
+    scaler
+        None for a pre-trained model.
+    metrics
+        What was measured when the model was made.
+    """
+
+    kind: Kind
+    model: Model
+    config: MipsConfig
+    feature_schema: dict[str, Any]
+    scaler: TargetScaler | None
+    metrics: dict[str, Any]
+
+
+def save_bundle(
+    directory: Path,
+    model: Model,
+    *,
+    feature_schema: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    trained_on: str,
+    scaler: TargetScaler | None = None,
+) -> None:
+    """Write a model directory, all of it or nothing.
+
+    An earlier model at the same place is replaced as a whole.
+
+    Parameters
+    ----------
+    directory
+        Made here; must not exist, be empty, or hold a model.
+    model
+        With plain (gathered) parameters.
+    feature_schema
+        From `mips_dist.data.schema.feature_schema`.
+    metrics
+        Values for JSON.
+    trained_on
+        One sentence for the card: which polymers, how many.
+    scaler
+        Of the training folds; needed for a property model and for no other.
+    """
+    is_property = isinstance(model, PropertyModel)
+    assert is_property == (scaler is not None), "a property model, and no other, has a scaler"
+    _check_replaceable(directory)
+    partial = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+
+    weights = {name: w.detach().cpu().contiguous() for name, w in model.state_dict().items()}
+    save_file(weights, partial / WEIGHTS)
+    config = {
+        "format": FORMAT,
+        "kind": "property" if is_property else "pretrained",
+        "model": asdict(model.config),
+        "feature_schema": dict(feature_schema),
+        "weights_sha256": _sha256(partial / WEIGHTS),
+    }
+    _write_json(partial / CONFIG, config)
+    _write_json(partial / METRICS, dict(metrics))
+    if scaler is not None:
+        _write_json(partial / SCALER, dict(scaler))
+    num_parameters = sum(w.numel() for w in model.parameters())
+    text = card(config, metrics, trained_on, scaler, num_parameters)
+    (partial / CARD).write_text(text, encoding="utf-8")
+
+    if directory.exists():
+        shutil.rmtree(directory)
+    partial.rename(directory)
+
+
+def load_bundle(directory: Path, expected_schema: Mapping[str, Any]) -> Bundle:
+    """Read a model directory.
+
+    Parameters
+    ----------
+    directory
+        Written by `save_bundle`.
+    expected_schema
+        What this version of the code makes (`mips_dist.data.schema.known_schema`), or the schema
+        of the shards that the model is to run on.
+
+    Raises
+    ------
+    MipsError
+        A file is missing or damaged, the weights are not those that were saved, or the model was
+        trained on other features than `expected_schema`.
+    """
+    if not (directory / CONFIG).is_file():
+        raise MipsError(f"{directory} is no model directory: it has no {CONFIG}")
+    config = _read_json(directory / CONFIG)
+    if config.get("format") != FORMAT:
+        raise MipsError(
+            f"{directory} has model format {config.get('format')}, this version reads {FORMAT}; "
+            "use the version of mips_dist that wrote it, or train again"
+        )
+    needed = [WEIGHTS, METRICS, *([SCALER] if config["kind"] == "property" else [])]
+    missing = [name for name in needed if not (directory / name).is_file()]
+    if missing:
+        raise MipsError(f"{directory} lacks {', '.join(missing)}; copy the whole directory again")
+    _check_schema(directory, config["feature_schema"], expected_schema)
+    return Bundle(
+        kind=config["kind"],
+        model=_load_model(directory, config),
+        config=MipsConfig(**config["model"]),
+        feature_schema=config["feature_schema"],
+        scaler=_read_json(directory / SCALER) if config["kind"] == "property" else None,  # type: ignore[arg-type]
+        metrics=_read_json(directory / METRICS),
+    )
+
+
+def _load_model(directory: Path, config: dict[str, Any]) -> Model:
+    if _sha256(directory / WEIGHTS) != config["weights_sha256"]:
+        raise MipsError(
+            f"{directory / WEIGHTS} is not the file that was saved (sha256 differs from "
+            f"{CONFIG}); copy the whole directory again"
+        )
+    model_class = PropertyModel if config["kind"] == "property" else MaskedAtomModel
+    model = model_class(MipsConfig(**config["model"]))
+    try:
+        model.load_state_dict(load_file(directory / WEIGHTS))
+    except (RuntimeError, SafetensorError) as error:
+        raise MipsError(
+            f"{directory / WEIGHTS} does not fit the model that {CONFIG} describes; "
+            "copy the whole directory again"
+        ) from error
+    return model.eval()
+
+
+def _check_schema(directory: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raise MipsError where the model's inputs mean something else than expected."""
+    differences = [
+        f"{key} {found.get(key)} instead of {expected[key]}"
+        for key in ("version", "atom_features", "max_hops")
+        if key in expected and found.get(key) != expected[key]
+    ]
+    known = expected["descriptors"]
+    differences += [
+        f"descriptor {name} {version!r} instead of {known.get(name, 'none')!r}"
+        for name, version in found["descriptors"].items()
+        if known.get(name) != version
+    ]
+    if differences:
+        raise MipsError(
+            f"{directory} was trained on another feature schema ({'; '.join(differences)}); "
+            "train again on features made by this version"
+        )
+
+
+def _check_replaceable(directory: Path) -> None:
+    if directory.exists() and not directory.is_dir():
+        raise MipsError(f"{directory} is a file; give another name for the model directory")
+    others = {path.name for path in directory.iterdir()} - FILES if directory.is_dir() else set()
+    if others:
+        raise MipsError(
+            f"{directory} holds something else than a model ({min(others)}); give another directory"
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise MipsError(f"{path} is not readable JSON; copy the whole directory again") from error
+    if not isinstance(value, dict):
+        raise MipsError(f"{path} is not a JSON object; copy the whole directory again")
+    return value
+
+
+def card(
+    config: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    trained_on: str,
+    scaler: TargetScaler | None,
+    num_parameters: int,
+) -> str:
+    """Return the text of the model card (Markdown)."""
+    model = config["model"]
+    groups = ", ".join(model["descriptors"]) or "none (topology only)"
+    if scaler is None:
+        title = "Pre-trained polymer encoder"
+        use = (
+            "Fine-tune it on your own property: a csv with a `psmiles` column and a column of "
+            "values.\n\n"
+            "    python mips_dist/finetune.py pretrained=THIS_DIRECTORY run_dir=RUN"
+        )
+        limits = "It predicts the elements of masked atoms; it predicts no property by itself."
+    else:
+        unit = f" in {scaler['unit']}" if scaler["unit"] not in ("", "1") else ""
+        title = f"Predicts {scaler['property']}{unit} of polymers"
+        use = "    mips predict polymers.csv -m THIS_DIRECTORY -o predictions.csv"
+        limits = (
+            "Linear homopolymers and alternating copolymers with one repeat unit and two attachment "
+            "points; no tacticity, molar mass, morphology or temperature. Polymers unlike those it "
+            "was trained on get a number too, and nothing here says how far off it is."
+        )
+    lines = [f"- {name}: {value}" for name, value in sorted(metrics.items())]
+    return "\n".join(
+        [
+            f"# {title}",
+            "",
+            f"A MIPS model of mips_dist: {model['num_layers']} layers of {model['hidden_dim']}, "
+            f"{num_parameters:,} parameters, attention within {model['max_hops']} bonds of the "
+            f"infinite chain, descriptors: {groups}.",
+            "",
+            "## Trained on",
+            trained_on,
+            "",
+            "## Metrics",
+            *(lines or ["none recorded"]),
+            "",
+            "## How to use",
+            use,
+            "",
+            "## Limits",
+            limits,
+            "",
+            "## Files",
+            f"`{WEIGHTS}`, `{CONFIG}` (model, feature schema, sha256 of the weights), `{METRICS}`"
+            + (f", `{SCALER}` (z * std + mean = physical value)." if scaler else "."),
+            "",
+        ]
+    )
