@@ -144,7 +144,7 @@ def _descriptor(values: Array) -> Tensor:
 
 
 def _cells(query: Array, key: Array) -> tuple[Array, Array]:
-    """Number the distinct (query, key); the pairs of one stand side by side.
+    """Give each distinct (query, key) a number; the pairs of one stand side by side.
 
     Returns
     -------

@@ -4,26 +4,36 @@ from collections.abc import Iterable
 from typing import Any
 
 from mips_dist.chem.descriptors import DESCRIPTOR_GROUPS
-from mips_dist.chem.graph import ATOM_FEATURES, FEATURE_SCHEMA
+from mips_dist.chem.features import ATOM_FEATURES
+from mips_dist.chem.graph import FEATURE_SCHEMA
+
+
+def known_schema() -> dict[str, Any]:
+    """Return the features that this version of the code can make.
+
+    Values for JSON: version, atom_features (column names), descriptors (group name -> version).
+    """
+    return {
+        "version": FEATURE_SCHEMA,
+        "atom_features": list(ATOM_FEATURES),
+        "descriptors": {name: group.version for name, group in DESCRIPTOR_GROUPS.items()},
+    }
 
 
 def feature_schema(max_hops: int, descriptors: Iterable[str]) -> dict[str, Any]:
-    """Return the feature schema that this version of the code makes.
+    """Return the features that one model or one set of shards has.
 
     Parameters
     ----------
     max_hops
         Radius of attention, in bonds of the infinite chain.
     descriptors
-        Names of the descriptor groups that are read.
+        Names of the descriptor groups.
 
     Returns
     -------
-    Values for JSON: version, atom_features (column names), max_hops, descriptors (name -> version).
+    As `known_schema`, with these groups alone, and with max_hops.
     """
-    return {
-        "version": FEATURE_SCHEMA,
-        "atom_features": list(ATOM_FEATURES),
-        "max_hops": max_hops,
-        "descriptors": {name: DESCRIPTOR_GROUPS[name].version for name in descriptors},
-    }
+    known = known_schema()
+    chosen = {name: known["descriptors"][name] for name in descriptors}
+    return known | {"descriptors": chosen, "max_hops": max_hops}

@@ -16,10 +16,13 @@ from mips_dist.model.mips import MaskedAtomModel, MipsConfig, PropertyModel
 
 Model = MaskedAtomModel | PropertyModel
 Kind = Literal["pretrained", "property"]
+MODEL_OF_KIND: dict[str, type[Model]] = {"pretrained": MaskedAtomModel, "property": PropertyModel}
 
-WEIGHTS, CONFIG, SCALER, METRICS, CARD = (
-    *("weights.safetensors", "config.json", "scaler.json", "metrics.json", "README.md"),
-)
+WEIGHTS = "weights.safetensors"
+CONFIG = "config.json"
+SCALER = "scaler.json"
+METRICS = "metrics.json"
+CARD = "README.md"
 FILES = frozenset({WEIGHTS, CONFIG, SCALER, METRICS, CARD})
 FORMAT = 1  # raised when the files below change their meaning
 
@@ -42,7 +45,7 @@ class Bundle:
     kind
         "pretrained" (masked atoms) or "property" (predicts one property).
     model
-        On the CPU, in evaluation mode.
+        On the CPU, in evaluation mode; its `config` says how it is built.
     feature_schema
         What the inputs mean, see `mips_dist.data.schema`.
     scaler
@@ -53,7 +56,6 @@ class Bundle:
 
     kind: Kind
     model: Model
-    config: MipsConfig
     feature_schema: dict[str, Any]
     scaler: TargetScaler | None
     metrics: dict[str, Any]
@@ -141,37 +143,50 @@ def load_bundle(directory: Path, expected_schema: Mapping[str, Any]) -> Bundle:
             f"{directory} has model format {config.get('format')}, this version reads {FORMAT}; "
             "use the version of mips_dist that wrote it, or train again"
         )
-    needed = [WEIGHTS, METRICS, *([SCALER] if config["kind"] == "property" else [])]
+    try:
+        kind, schema, sha256 = config["kind"], config["feature_schema"], config["weights_sha256"]
+        model_class = MODEL_OF_KIND[kind]
+        model_config = MipsConfig(**config["model"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise MipsError(
+            f"{directory / CONFIG} describes no model of this version ({error}); "
+            "copy the whole directory again, or train again"
+        ) from error
+    needed = [WEIGHTS, METRICS, *([SCALER] if kind == "property" else [])]
     missing = [name for name in needed if not (directory / name).is_file()]
     if missing:
         raise MipsError(f"{directory} lacks {', '.join(missing)}; copy the whole directory again")
-    _check_schema(directory, config["feature_schema"], expected_schema)
+    _check_schema(directory, schema, expected_schema)
+    model = model_class(model_config)
+    _load_weights(model, directory / WEIGHTS, sha256)
     return Bundle(
-        kind=config["kind"],
-        model=_load_model(directory, config),
-        config=MipsConfig(**config["model"]),
-        feature_schema=config["feature_schema"],
-        scaler=_read_json(directory / SCALER) if config["kind"] == "property" else None,  # type: ignore[arg-type]
+        kind=kind,
+        model=model.eval(),
+        feature_schema=schema,
+        scaler=_read_scaler(directory / SCALER) if kind == "property" else None,
         metrics=_read_json(directory / METRICS),
     )
 
 
-def _load_model(directory: Path, config: dict[str, Any]) -> Model:
-    if _sha256(directory / WEIGHTS) != config["weights_sha256"]:
+def _load_weights(model: Model, path: Path, sha256: str) -> None:
+    if _sha256(path) != sha256:
         raise MipsError(
-            f"{directory / WEIGHTS} is not the file that was saved (sha256 differs from "
-            f"{CONFIG}); copy the whole directory again"
+            f"{path} is not the file that was saved (sha256 differs from {CONFIG}); "
+            "copy the whole directory again"
         )
-    model_class = PropertyModel if config["kind"] == "property" else MaskedAtomModel
-    model = model_class(MipsConfig(**config["model"]))
     try:
-        model.load_state_dict(load_file(directory / WEIGHTS))
+        model.load_state_dict(load_file(path))
     except (RuntimeError, SafetensorError) as error:
         raise MipsError(
-            f"{directory / WEIGHTS} does not fit the model that {CONFIG} describes; "
-            "copy the whole directory again"
+            f"{path} does not fit the model that {CONFIG} describes; copy the whole directory again"
         ) from error
-    return model.eval()
+
+
+def _read_scaler(path: Path) -> TargetScaler:
+    value = _read_json(path)
+    if set(value) != set(TargetScaler.__annotations__):
+        raise MipsError(f"{path} is no scaler; copy the whole directory again")
+    return TargetScaler(**value)  # type: ignore[typeddict-item]
 
 
 def _check_schema(directory: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
@@ -246,8 +261,7 @@ def card(
         title = f"Predicts {scaler['property']}{unit} of polymers"
         use = "    mips predict polymers.csv -m THIS_DIRECTORY -o predictions.csv"
         limits = (
-            "Linear homopolymers and alternating copolymers with one repeat unit and two attachment "
-            "points; no tacticity, molar mass, morphology or temperature. Polymers unlike those it "
+            "Chains of one repeat unit with two attachment points; no tacticity, molar mass, morphology or temperature. Polymers unlike those it "
             "was trained on get a number too, and nothing here says how far off it is."
         )
     lines = [f"- {name}: {value}" for name, value in sorted(metrics.items())]

@@ -3,6 +3,7 @@
 Legend: G polymers, N atoms, M masked atoms, D hidden, T targets; X, B: see `attention`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -14,7 +15,7 @@ from mips_dist.model.attention import LocalAttention, PairBias
 from mips_dist.model.embedding import NUM_ATOM_CLASSES, AtomEmbedding
 from mips_dist.model.spatial import DESCRIPTOR_WIDTHS, DescriptorFusion, check_descriptors
 
-ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -167,7 +168,7 @@ class Head(nn.Module):
 
 
 class MaskedAtomModel(nn.Module):
-    """Pre-training: which element is each masked atom?"""
+    """Pre-training: name the element of each masked atom."""
 
     def __init__(self, config: MipsConfig) -> None:
         super().__init__()
@@ -195,9 +196,7 @@ class PropertyModel(nn.Module):
         self.head = Head(config, num_targets)
 
     @classmethod
-    def from_pretrained(
-        cls, pretrained: MaskedAtomModel, num_targets: int = 1
-    ) -> "PropertyModel":
+    def from_pretrained(cls, pretrained: MaskedAtomModel, num_targets: int = 1) -> "PropertyModel":
         """Start from a pre-trained model: all but the output layer is copied, as in the paper."""
         model = cls(pretrained.config, num_targets)
         model.encoder.load_state_dict(pretrained.encoder.state_dict())

@@ -1,0 +1,122 @@
+"""The folder of a pre-training run: begun, continued or refused, never mixed."""
+
+import fcntl
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from omegaconf import OmegaConf
+
+from mips_dist.config import save_resolved
+from mips_dist.errors import MipsError
+
+_CONFIG = "config.yaml"
+
+# Keys of PretrainConfig that a continued run may change; every other one would mix two runs.
+# `shards` is compared by content, not by path.
+_CHANGEABLE = {
+    "run_dir",
+    "shards",
+    "num_steps",
+    "checkpoint_every",
+    "validate_every",
+    "micro_batch_size",
+    "precision",
+    "zero",
+    "num_threads",
+}
+
+
+class RunDir:
+    """Paths of a run, and the lock that keeps a second process out."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.tensorboard = path / "tensorboard"
+        self.model = path / "model"
+        self._lock: IO[str] | None = None
+
+    def open(self, config: Any) -> list[str]:
+        """Create the folder, or check that it is of this run; rank 0 only.
+
+        Parameters
+        ----------
+        config
+            The `PretrainConfig`.
+
+        Returns
+        -------
+        Lines about keys that changed since the last time.
+
+        Raises
+        ------
+        MipsError
+            The folder is of something else, of another run, or in use.
+        """
+        stored = self._stored_config()
+        changes = [] if stored is None else _compare(stored, asdict(config), self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / ".lock").open("w")
+        try:
+            # The system frees it however the process ends, so a lock is never stale.
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise MipsError(
+                f"another process is training in run_dir={self.path}; wait for it or stop it"
+            ) from error
+        save_resolved(config, self.path / _CONFIG)
+        return changes
+
+    def is_finished(self) -> bool:
+        """Whether the run has left its model."""
+        return (self.model / "config.json").is_file()
+
+    def check(self, config: Any) -> None:
+        """Raise `MipsError` where `open` would refuse the configuration, but write nothing."""
+        stored = self._stored_config()
+        if stored is not None:
+            _compare(stored, asdict(config), self.path)
+
+    def _stored_config(self) -> dict[str, Any] | None:
+        path = self.path / _CONFIG
+        if not path.is_file():
+            if self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir()):
+                raise MipsError(
+                    f"run_dir={self.path} exists and is no pre-training run; choose another"
+                )
+            if self.path.exists() and not self.path.is_dir():
+                raise MipsError(f"run_dir={self.path} is a file; choose another")
+            return None
+        try:
+            values = OmegaConf.to_container(OmegaConf.load(path))
+        except Exception as error:  # YAML and OmegaConf have no common base class
+            raise MipsError(f"{path} cannot be read ({error}); choose another run_dir") from error
+        if not isinstance(values, dict):
+            raise MipsError(f"{path} is no configuration; choose another run_dir")
+        return {str(key): value for key, value in values.items()}
+
+
+def _compare(stored: dict[str, Any], wanted: dict[str, Any], path: Path) -> list[str]:
+    changes = []
+    old, new = _flatten(stored), _flatten(wanted)
+    for key in sorted(old.keys() & new.keys()):
+        if old[key] == new[key] or key in ("run_dir", "shards"):
+            continue
+        if key.split(".")[0] not in _CHANGEABLE:
+            raise MipsError(
+                f"run_dir={path} belongs to a run with {key}={old[key]}, not {key}={new[key]}; "
+                "choose another run_dir, or the same value to continue it"
+            )
+        changes.append(f"continuing with {key}={new[key]} (was {old[key]})")
+    return changes
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,105 @@
+"""Predict a property of every polymer of a csv: rows in = rows out.
+
+Each distinct polymer is computed once, by itself, from its canonical spelling, on one thread. So a
+prediction depends on the polymer alone, bit for bit: not on its spelling, nor on the other rows.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from mips_dist.chem.descriptors import DESCRIPTOR_GROUPS
+from mips_dist.chem.psmiles import InvalidPolymer, canonicalize
+from mips_dist.chem.sample import Content, featurize
+from mips_dist.data.batch import collate
+from mips_dist.data.block import stack
+from mips_dist.data.schema import known_schema
+from mips_dist.errors import MipsError
+from mips_dist.model.bundle import Bundle, load_bundle
+from mips_dist.use.table import PolymerTable
+
+
+def predict_file(input: Path, model_dir: Path, output: Path) -> None:
+    """Predict for every row of a csv and write the rows with the predictions added.
+
+    The added columns are canonical, status (ok or rejected), reason, the property, and its unit.
+
+    Parameters
+    ----------
+    input
+        csv or csv.gz with a column psmiles (or smiles).
+    model_dir
+        A property model, see `mips_dist.model.bundle`.
+    output
+        csv or csv.gz; appears when it is complete.
+    """
+    bundle = load_bundle(model_dir, known_schema())
+    if bundle.scaler is None:
+        raise MipsError(
+            f"{model_dir} is a pre-trained model, which predicts no property; fine-tune it first"
+        )
+    name = bundle.scaler["property"]
+    table = PolymerTable.open(input)
+    columns = ["canonical", "status", "reason", name, f"{name}_unit"]
+    # More threads would change the order of sums, and with it the last bits.
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        table.write(output, columns, _predicted_rows(table, bundle))
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def _predicted_rows(table: PolymerTable, bundle: Bundle) -> Iterator[list[str]]:
+    assert bundle.scaler is not None
+    unit = bundle.scaler["unit"]
+    known: dict[str, tuple[str, str]] = {}  # canonical -> prediction, remark
+    rows = track(
+        table.rows(),
+        description="predicting",
+        total=table.num_rows,
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+    )
+    for row, psmiles in rows:
+        try:
+            canonical = canonicalize(psmiles)
+        except InvalidPolymer as error:
+            yield [*row, "", "rejected", str(error), "", ""]
+            continue
+        if canonical not in known:
+            known[canonical] = predict_one(bundle, canonical)
+        value, remark = known[canonical]
+        yield [*row, canonical, "ok", remark, value, unit]
+
+
+def predict_one(bundle: Bundle, canonical: str) -> tuple[str, str]:
+    """Predict one polymer.
+
+    Parameters
+    ----------
+    bundle
+        A property model.
+    canonical
+        Canonical P-SMILES.
+
+    Returns
+    -------
+    The prediction in the property's unit, with the nine digits that a float32 has, and a remark:
+    empty, or the descriptor groups that the polymer does not have.
+    """
+    assert bundle.scaler is not None
+    config = bundle.model.config
+    content: Content = "full" if config.descriptors else "topology"
+    [sample] = featurize([canonical], content, config.max_hops)
+    groups = [DESCRIPTOR_GROUPS[name] for name in config.descriptors]
+    batch = collate(stack([sample], [0], groups), pack_size=None)
+    with torch.inference_mode():
+        z = bundle.model(batch).item()
+    value = z * bundle.scaler["std"] + bundle.scaler["mean"]
+    absent = [name for name in config.descriptors if not batch.descriptor_valid[name].item()]
+    return format(value, ".9g"), f"without {', '.join(absent)}" if absent else ""

@@ -1,0 +1,150 @@
+"""The output folder: what is finished is kept, what is foreign is refused, nothing is half-written.
+
+While a run goes on, ``work/`` holds ``run.json`` (what is being made of what), the verdicts on each
+chunk of rows, and the record of each finished shard. The manifest is written last.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mips_dist.data.shards import MANIFEST_NAME, read_manifest
+from mips_dist.errors import MipsError
+
+_RUN_NAME = "run.json"
+_IGNORED = {"input": {"name"}}  # the same bytes under another name are the same input
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all, after any crash."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(path)
+
+
+def write_checked(path: Path, values: dict[str, Any]) -> None:
+    """Write JSON with its sha256 in the first line."""
+    body = json.dumps(values, ensure_ascii=False).encode()
+    write_atomically(path, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+
+
+def read_checked(path: Path) -> dict[str, Any] | None:
+    """Read what `write_checked` wrote; None if the file is missing or was altered."""
+    if not path.is_file():
+        return None
+    sha256, _, body = path.read_bytes().partition(b"\n")
+    if hashlib.sha256(body).hexdigest().encode() != sha256:
+        return None
+    values: dict[str, Any] = json.loads(body)
+    return values
+
+
+class OutputFolder:
+    """The output folder of one run.
+
+    Parameters
+    ----------
+    path
+        The folder; need not exist.
+    header
+        What decides the contents: the first part of the manifest.
+    """
+
+    def __init__(self, path: str, header: dict[str, Any]) -> None:
+        self.path = Path(path)
+        self.work = self.path / "work"
+        self.header = header
+
+    def is_finished(self) -> bool:
+        """Return whether the folder already holds all that this command would make.
+
+        Raises
+        ------
+        MipsError
+            The folder belongs to another command, to something else, or has lost a shard.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise MipsError(f"output {self.path} is a file; give a folder that is new or empty")
+        if (self.path / MANIFEST_NAME).is_file():
+            manifest = read_manifest(self.path)
+            self._refuse_other({key: getattr(manifest, key) for key in self.header})
+            for shard in manifest.shards:
+                file = self.path / shard.name
+                if not file.is_file() or file.stat().st_size != shard.num_bytes:
+                    raise MipsError(
+                        f"shard {file} is missing or cut short; remove the folder and run again"
+                    )
+            shutil.rmtree(self.work, ignore_errors=True)  # if a crash left it behind
+            return True
+        run = read_checked(self.work / _RUN_NAME)
+        if run is not None:
+            self._refuse_other(run)
+        elif foreign := self._foreign_files():
+            raise MipsError(
+                f"output folder {self.path} holds something else ({foreign[0]}); "
+                "give a folder that is new or empty"
+            )
+        return False
+
+    def _foreign_files(self) -> list[str]:
+        """Return what lies in the folder but was not left by a run that had only just begun."""
+        if not self.path.is_dir():
+            return []
+        ours = {"work", "work/lock", f"work/{_RUN_NAME}.partial"}
+        found = [str(file.relative_to(self.path)) for file in self.path.iterdir()]
+        if self.work.is_dir():
+            found += [str(file.relative_to(self.path)) for file in self.work.iterdir()]
+        return sorted(set(found) - ours)
+
+    def _refuse_other(self, found: dict[str, Any]) -> None:
+        for key, wanted in self.header.items():
+            difference = _difference(key, found.get(key), wanted)
+            if difference:
+                raise MipsError(
+                    f"output folder {self.path} belongs to another run: {difference}; "
+                    "give another output folder"
+                )
+
+    @contextmanager
+    def begun(self) -> Iterator[None]:
+        """Hold the folder for this run alone; another one that is at work in it is an error."""
+        self.work.mkdir(parents=True, exist_ok=True)
+        with (self.work / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise MipsError(
+                    f"another run is at work in {self.path}; wait for it, or stop it"
+                ) from error
+            write_checked(self.work / _RUN_NAME, self.header)
+            for name in ("rows", "shards"):
+                (self.work / name).mkdir(exist_ok=True)
+            yield
+
+    def finish(self, manifest: str) -> None:
+        """Write the manifest, which makes the folder a data set, and remove the work folder."""
+        write_atomically(self.path / MANIFEST_NAME, manifest.encode())
+        shutil.rmtree(self.work)
+
+
+def _difference(key: str, found: Any, wanted: Any) -> str:
+    """Name the first difference between two values; empty if there is none."""
+    if isinstance(wanted, dict) and isinstance(found, dict):
+        for inner in wanted:
+            if inner in _IGNORED.get(key, ()):
+                continue
+            if text := _difference(f"{key} {inner}", found.get(inner), wanted[inner]):
+                return text
+        return ""
+    if found == wanted:
+        return ""
+    return f"{key} is {found} there and {wanted} here"

@@ -1,0 +1,130 @@
+"""A pool of Ray actors that outlives the death of any of them."""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read by Ray when it is imported
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from mips_dist.errors import MipsError
+from preprocess.work import CanonicalRows, FeaturizedShard, canonical_rows, featurize_shard
+
+# Work that ends its actor this often is held to be the cause of it.
+_MAX_ATTEMPTS = 10
+_OBJECT_STORE_BYTES = 256 * 1024 * 1024  # a few shards in flight
+
+
+@dataclass(kw_only=True)
+class Task:
+    """One call of an actor."""
+
+    key: int
+    label: str  # names the work in messages
+    arguments: tuple[Any, ...]
+    attempts: int = 0
+
+
+@ray.remote(num_cpus=1)
+class Worker:
+    """Turns one task after another into bytes; knows no file and keeps no state."""
+
+    def canonicalize(self, texts: list[str]) -> CanonicalRows:
+        """See `preprocess.work.canonical_rows`."""
+        return canonical_rows(texts)
+
+    def featurize(self, *arguments: Any) -> FeaturizedShard:
+        """See `preprocess.work.featurize_shard`."""
+        return featurize_shard(*arguments)
+
+
+class WorkerPool:
+    """Ray actors on this machine, or on the cluster that RAY_ADDRESS names.
+
+    Parameters
+    ----------
+    num_actors
+        Actors; None: one per core that is free to use.
+    """
+
+    def __init__(self, num_actors: int | None) -> None:
+        self._start_ray(num_actors or len(os.sched_getaffinity(0)))
+        if num_actors is None:
+            num_actors = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        self._workers = [Worker.remote() for _ in range(num_actors)]
+        self.num_deaths = 0
+
+    @staticmethod
+    def _start_ray(num_cpus: int) -> None:
+        quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(**quiet)
+            return
+        ray.init(
+            address="local",  # never a cluster of someone else on this machine
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            _node_ip_address="127.0.0.1",
+            **quiet,
+        )
+
+    def __enter__(self) -> "WorkerPool":
+        """Return the pool."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop the actors, and Ray if it was started here."""
+        ray.shutdown()
+
+    def run(self, method: str, tasks: Iterable[Task]) -> Iterator[tuple[int, Any]]:
+        """Yield (key, result) of every task, in order of completion.
+
+        Tasks are taken from the iterable one at a time, as actors become free. A task whose actor
+        dies is given to a new actor.
+
+        Parameters
+        ----------
+        method
+            Method of `Worker`.
+        tasks
+            The calls.
+        """
+        waiting = iter(tasks)
+        running: dict[Any, tuple[int, Task]] = {}
+
+        def submit(slot: int, task: Task | None) -> None:
+            if task is not None:
+                reference = getattr(self._workers[slot], method).remote(*task.arguments)
+                running[reference] = (slot, task)
+
+        for slot in range(len(self._workers)):
+            submit(slot, next(waiting, None))
+        while running:
+            done, _ = ray.wait(list(running), num_returns=1)
+            slot, task = running.pop(done[0])
+            try:
+                result = ray.get(done[0])
+            except RayTaskError as error:
+                raise error.cause from error
+            except RayError as error:
+                self._replace(slot, task, error)
+                submit(slot, task)
+                continue
+            submit(slot, next(waiting, None))
+            yield task.key, result
+
+    def _replace(self, slot: int, task: Task, error: RayError) -> None:
+        task.attempts += 1
+        self.num_deaths += 1
+        if task.attempts == _MAX_ATTEMPTS:
+            first_line = str(error).strip().partition("\n")[0]
+            raise MipsError(
+                f"{task.label} ended {_MAX_ATTEMPTS} workers ({first_line}); take these rows out "
+                "of the input, or give the workers more memory (fewer num_actors)"
+            ) from error
+        ray.kill(self._workers[slot])  # in case it is only out of reach
+        self._workers[slot] = Worker.remote()

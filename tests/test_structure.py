@@ -1,0 +1,123 @@
+"""The shape of the house: who may import whom, and names that would break an entry run by path."""
+
+import ast
+import importlib.metadata
+import sys
+from pathlib import Path
+
+import pytest
+
+import preprocess
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Package or module -> what it must not import. Longest match wins.
+FORBIDDEN = {
+    "mips_dist.chem": {"torch", "ray", "deepspeed", "hydra", "mips_dist.data", "mips_dist.model"},
+    "mips_dist.config": {"torch", "ray", "deepspeed"},
+    "mips_dist.data": {"ray", "deepspeed", "torch.distributed", "mips_dist.model"},
+    "mips_dist.data.shards": {"torch", "webdataset", "ray", "deepspeed"},
+    "mips_dist.data.block": {"torch", "webdataset", "ray", "deepspeed"},
+    "mips_dist.model": {"ray", "deepspeed", "webdataset", "hydra", "mips_dist.train", "rdkit"},
+    "mips_dist.train": {"ray", "deepspeed", "hydra"},
+    "mips_dist.train.engine": {"ray", "hydra"},
+    "mips_dist.train.partitions": {"ray", "hydra"},
+    "mips_dist.use": {"ray", "deepspeed", "mips_dist.train"},
+    "mips_dist.pretrain": {"ray", "deepspeed"},
+    "mips_dist.finetune": {"deepspeed", "mips_dist.pretrain"},
+    "preprocess": {"torch", "deepspeed", "mips_dist.model", "mips_dist.train"},
+}
+NOBODY_IMPORTS = {"preprocess", "mips_dist.pretrain", "mips_dist.finetune", "mips_dist.cli"}
+
+
+def modules() -> dict[str, Path]:
+    files = [*(ROOT / "mips_dist").rglob("*.py"), *(ROOT / "preprocess").rglob("*.py")]
+    return {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
+        for file in files
+    }
+
+
+def imports(file: Path) -> set[str]:
+    """Every module that a file imports, inside functions too, but for type checking only."""
+    names = set()
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def is_within(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+@pytest.mark.parametrize("module", sorted(modules()))
+def test_dependency_rules(module):
+    imported = imports(modules()[module])
+    rules = [package for package in FORBIDDEN if is_within(module, package)]
+    forbidden = FORBIDDEN[max(rules, key=len)] if rules else set()
+    broken = {i for i in imported for f in forbidden if is_within(i, f)}
+    own_package = module.split(".")[0] if module.startswith("preprocess") else module
+    broken |= {
+        i
+        for i in imported
+        for n in NOBODY_IMPORTS
+        if is_within(i, n) and not is_within(own_package, n) and not is_within(n, module)
+    }
+    assert not broken, f"{module} must not import {sorted(broken)}"
+
+
+def test_rules_name_modules_that_exist():
+    names = modules()
+    missing = [p for p in [*FORBIDDEN, *NOBODY_IMPORTS] if p not in names]
+    assert not missing
+
+
+def test_only_the_engine_imports_deepspeed():
+    importers = {
+        module
+        for module, file in modules().items()
+        if any(is_within(name, "deepspeed") for name in imports(file))
+    }
+    assert importers == {"mips_dist.train.engine"}
+
+
+def test_no_child_of_the_package_shadows_a_module():
+    # `deepspeed mips_dist/pretrain.py` puts mips_dist/ itself first on sys.path.
+    dependencies = {d.lower() for d in importlib.metadata.packages_distributions()}
+    children = {p.stem for p in (ROOT / "mips_dist").iterdir() if p.stem != "__init__"}
+    assert not children & (set(sys.stdlib_module_names) | dependencies)
+
+
+def test_preprocess_is_ours():
+    # A distribution of the same name exists; installed over ours it would be a riddle.
+    assert Path(preprocess.__file__).is_relative_to(ROOT), "another `preprocess` is installed"
+    owners = importlib.metadata.packages_distributions()["preprocess"]
+    assert owners == ["mips-dist"]
+
+
+def test_nothing_unsafe():
+    unsafe = ("pickle.load", "weights_only=False", "allow_pickle=True", "shell=True", "yaml.load(")
+    for module, file in modules().items():
+        found = [u for u in unsafe if u in file.read_text(encoding="utf-8").replace(" = ", "=")]
+        assert not found, f"{module}: {found}"
+
+
+def test_lock_file_is_exact_and_names_no_index():
+    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert pins[0].startswith("torch==")
+    assert all("==" in pin and "--" not in pin and "@" not in pin for pin in pins)
+    assert not any("+" in pin for pin in pins)
