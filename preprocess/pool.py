@@ -28,7 +28,6 @@ class Task:
     attempts: int = 0
 
 
-@ray.remote(num_cpus=1)
 class Worker:
     """Turns one task after another into bytes; knows no file and keeps no state."""
 
@@ -39,6 +38,9 @@ class Worker:
     def featurize(self, *arguments: Any) -> FeaturizedShard:
         """See `preprocess.work.featurize_shard`."""
         return featurize_shard(*arguments)
+
+
+_Actor: Any = ray.remote(num_cpus=1)(Worker)
 
 
 class WorkerPool:
@@ -54,7 +56,7 @@ class WorkerPool:
         self._start_ray(num_actors or len(os.sched_getaffinity(0)))
         if num_actors is None:
             num_actors = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        self._workers = [Worker.remote() for _ in range(num_actors)]
+        self._workers = [_Actor.remote() for _ in range(num_actors)]
         self.num_deaths = 0
 
     @staticmethod
@@ -127,4 +129,4 @@ class WorkerPool:
                 "of the input, or give the workers more memory (fewer num_actors)"
             ) from error
         ray.kill(self._workers[slot])  # in case it is only out of reach
-        self._workers[slot] = Worker.remote()
+        self._workers[slot] = _Actor.remote()

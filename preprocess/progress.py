@@ -19,7 +19,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Advance(Protocol):
-    """Reports that `count` more items are done; `new` of them in this run, the rest in one before."""
+    """Reports that `count` more items are done, in this run or in an earlier one."""
 
     def __call__(self, count: int, is_new: bool = True) -> None:
         """Report items."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import IO, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import fsspec
@@ -85,7 +85,7 @@ def _suffix(url: str) -> str:
 
 
 @contextmanager
-def _opened(url: str) -> Iterator[IO[bytes]]:
+def _opened(url: str) -> Iterator[Any]:
     """Open a file as it is; what is wrong with it while it is open becomes one line."""
     _suffix(url)
     try:
@@ -103,7 +103,7 @@ def _opened(url: str) -> Iterator[IO[bytes]]:
 def _lines(url: str) -> Iterator[Iterator[str]]:
     """Open a text file as lines of bounded length, in UTF-8 with or without byte-order mark."""
     with _opened(url) as raw:
-        plain: Any = gzip.open(raw) if url.lower().endswith(".gz") else raw
+        plain: Any = gzip.GzipFile(fileobj=raw) if url.lower().endswith(".gz") else raw
         # Other encodings give replacement characters, and those a rejected row, not a crash.
         text = io.TextIOWrapper(plain, encoding="utf-8-sig", errors="replace", newline="")
         yield _bounded_lines(text)
@@ -118,7 +118,7 @@ def _bounded_lines(text: io.TextIOWrapper) -> Iterator[str]:
 
 
 def _records(lines: Iterator[str]) -> Iterator[list[str]]:
-    """Parse csv lines; a quote that is never closed spoils its own line, not the rest of the file."""
+    """Parse csv lines; a quote that is never closed spoils its own line and no other."""
     csv.field_size_limit(_MAX_LINE * (_MAX_QUOTED_LINES + 1))
     waiting: list[str] = []  # lines that were read ahead
     while (line := waiting.pop(0) if waiting else next(lines, None)) is not None:

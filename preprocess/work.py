@@ -24,7 +24,9 @@ class CanonicalRows:
 
     canonical: list[str | None] = field(default_factory=list)  # None where rejected
     reasons: dict[int, str] = field(default_factory=dict)  # place in the chunk -> code: words
-    stereo: list[int] = field(default_factory=list)  # places that are accepted but lost stereo marks
+    stereo: list[int] = field(
+        default_factory=list
+    )  # places that are accepted but lost stereo marks
 
 
 @dataclass(kw_only=True)

@@ -36,6 +36,9 @@ STATUS_NAMES = (
 """What the numbers in ``Conformer.status`` mean; the last one marks a polymer without conformer."""
 
 FAILED = STATUS_NAMES.index("failed")
+# A random start works at one of its first tries or never; RDKit's default of ten tries per atom
+# would spend seconds on each unit that cannot be embedded at all.
+_RANDOM_TRIES = 100
 _RANDOM_START = STATUS_NAMES.index("random_start_mmff94_converged")
 
 
@@ -75,6 +78,8 @@ def cap_with_hydrogen(mol: Chem.Mol) -> tuple[Chem.Mol, list[int]]:
     the cap carbons in it, which stand after all atoms of the unit.
     """
     editable = Chem.RWMol(mol)
+    # A canonical unit has none; a mark left in would name a removed star and crash the embedding.
+    Chem.RemoveStereochemistry(editable)
     stars = [atom.GetIdx() for atom in mol.GetAtoms() if atom.GetAtomicNum() == 0]
     caps = 0
     for star in stars:
@@ -127,17 +132,18 @@ def embed(mol: Chem.Mol, seed: int = 0, mmff_iterations: int = 50) -> Conformer 
 def _embed_heavy_atoms(capped: Chem.Mol, seed: int) -> bool | None:
     """Embed in place; tell whether it took random coordinates, or None where both ways failed."""
     parameters = rdDistGeom.ETKDGv3()
-    parameters.randomSeed = seed
-    for is_random in (False, True):
-        parameters.useRandomCoords = is_random
-        if rdDistGeom.EmbedMolecule(capped, parameters) == 0:
-            return is_random
-    return None
+    # RDKit's generator takes 0 and 1 for one seed.
+    parameters.randomSeed = seed + 1  # type: ignore[assignment]
+    if rdDistGeom.EmbedMolecule(capped, parameters) == 0:
+        return False
+    parameters.useRandomCoords = True  # type: ignore[assignment]
+    parameters.maxIterations = _RANDOM_TRIES  # type: ignore[assignment]
+    return True if rdDistGeom.EmbedMolecule(capped, parameters) == 0 else None
 
 
 def _relax(full: Chem.Mol, iterations: int) -> int:
     """Optimise in place with the first force field that has all parameters; return the status."""
-    # 0 converged, 1 not yet, -1 parameters missing (MMFF only: UFF raises there, so it is asked first)
+    # 0 converged, 1 not yet, -1 parameters missing (MMFF only: UFF raises, hence the question).
     outcome = rdForceFieldHelpers.MMFFOptimizeMolecule(full, maxIters=iterations)
     if outcome >= 0:
         return STATUS_NAMES.index("mmff94_unconverged" if outcome else "mmff94_converged")

@@ -29,7 +29,6 @@ from typing import Literal
 import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdFingerprintGenerator
-from rdkit.Geometry import Point3D
 
 from mips_dist.chem.conformer import Conformer, cap_with_hydrogen
 from mips_dist.chem.rdkit_2d import raw_rdkit_2d
@@ -106,7 +105,7 @@ def rdkit_2d(mols: list[Chem.Mol]) -> np.ndarray:
     normalised = np.empty_like(raw)
     for row, normalise in enumerate(normalisers):
         normalised[row] = normalise(raw[row])
-    return np.nan_to_num(normalised.T, nan=0.0).astype(np.float32)
+    return np.ascontiguousarray(np.nan_to_num(normalised.T, nan=0.0), dtype=np.float32)
 
 
 @cache
@@ -153,7 +152,8 @@ def atom_pair_3d(mol: Chem.Mol, conformer: Conformer) -> np.ndarray:
     # Cap carbons have no coordinates; they stay at the origin and no pair with them is counted.
     placed = Chem.Conformer(capped.GetNumAtoms())
     placed.Set3D(True)
-    for index, (x, y, z) in enumerate(conformer.coordinates[~conformer.is_hydrogen].tolist()):
-        placed.SetAtomPosition(index, Point3D(x, y, z))
+    positions = np.zeros((capped.GetNumAtoms(), 3))
+    positions[: len(positions) - len(cap_carbons)] = conformer.coordinates[~conformer.is_hydrogen]
+    placed.SetPositions(positions)
     capped.AddConformer(placed, assignId=True)
     return _ATOM_PAIRS.GetFingerprintAsNumPy(capped, ignoreAtoms=cap_carbons)

@@ -7,14 +7,16 @@ the functions that descriptastorus calls (its list, version 1.0.0) but for the o
 """
 
 import math
-from collections import Counter
+from collections import defaultdict
 from functools import cache
 
 import numpy as np
-from rdkit import Chem, DataStructs
+from rdkit import Chem
 from rdkit.Chem import (
     QED,
+    FilterCatalog,
     Fragments,
+    GraphDescriptors,
     rdFingerprintGenerator,
     rdMolDescriptors,
     rdPartialCharges,
@@ -22,7 +24,7 @@ from rdkit.Chem import (
 from rdkit.Chem.EState import EState_VSA
 from rdkit.Chem.EState.EState import GetPrincipleQuantumNumber
 from rdkit.Chem.MolSurf import chgBins, logpBins, mrBins
-from rdkit.ML.InfoTheory.entropy import InfoEntropy
+from rdkit.ML.InfoTheory.rdInfoTheory import InfoEntropy
 
 # RDKit's C++ registry computes these in one call: its name -> the name of the descriptor.
 _REGISTRY = {
@@ -60,6 +62,18 @@ _UNBRANCHED_ALKANE = Chem.MolFromSmarts("[R0;D2][R0;D2][R0;D2][R0;D2]")
 _PERIODIC_TABLE = Chem.GetPeriodicTable()
 
 
+def _alert_catalog() -> FilterCatalog.FilterCatalog:
+    """Put QED's structural alerts into a catalog, which matches all of them in one call."""
+    catalog = FilterCatalog.FilterCatalog()
+    for index, pattern in enumerate(QED.StructuralAlerts):
+        matcher = FilterCatalog.SmartsMatcher(str(index), pattern)
+        catalog.AddEntry(FilterCatalog.FilterCatalogEntry(str(index), matcher))
+    return catalog
+
+
+_ALERTS = _alert_catalog()
+
+
 def raw_rdkit_2d(mol: Chem.Mol) -> dict[str, float]:
     """Compute the 200 descriptors of one sanitized molecule, by name.
 
@@ -71,10 +85,10 @@ def raw_rdkit_2d(mol: Chem.Mol) -> dict[str, float]:
     values.update(_path_indices(mol, atoms, values["HallKierAlpha"]))
     values.update(_topology(mol, atoms))
     values.update(_surfaces(mol, atoms))
-    values.update(_ring_kinds(mol, values))
+    values.update(_carbocycles(values))
     values.update({name: count(mol) for name, count in Fragments.fns})
     values["fr_unbrch_alkane"] = len(mol.GetSubstructMatches(_UNBRANCHED_ALKANE))
-    values["qed"] = _qed(mol, atoms, values)
+    values["qed"] = _qed(mol, values)
     return values
 
 
@@ -114,7 +128,7 @@ def _quantum_number(number: int) -> int:
 
 
 def _atom_sums(mol: Chem.Mol, atoms: _Atoms) -> dict[str, float]:
-    """Sums and extrema over atoms, and densities of Morgan environments."""
+    """Take sums and extrema over atoms, and densities of Morgan environments."""
     low, high = _charge_range(atoms.partial_charge)
     values = {
         "HeavyAtomMolWt": rdMolDescriptors._CalcMolWt(mol, True),
@@ -170,9 +184,8 @@ def _path_indices(mol: Chem.Mol, atoms: _Atoms, alpha: float) -> dict[str, float
     onward = beyond[atoms.target] - weight[atoms.source]  # (2 B, 3) arms one atom further
     two_arm = arm * onward
     pairs = beyond**2 - _sum_by(atoms.source, arm**2, len(atoms))
-    long_pairs = (
-        _sum_by(atoms.source, two_arm, len(atoms)) ** 2
-        - _sum_by(atoms.source, two_arm**2, len(atoms))
+    long_pairs = _sum_by(atoms.source, two_arm, len(atoms)) ** 2 - _sum_by(
+        atoms.source, two_arm**2, len(atoms)
     )
     back = beyond[atoms.source] - arm
     sums = [
@@ -211,7 +224,7 @@ def _kappa(
 
 
 def _topology(mol: Chem.Mol, atoms: _Atoms) -> dict[str, float]:
-    """Indices on distance matrices: Balaban, Bertz, Ipc."""
+    """Compute the indices on distance matrices: Balaban, Bertz, Ipc."""
     distance = Chem.GetDistanceMatrix(mol, useBO=True, force=True, prefix="Balaban")
     total = distance.sum(axis=0)
     edges = float(np.sum(1 / np.sqrt(total[atoms.source] * total[atoms.target]))) / 2
@@ -233,9 +246,7 @@ def _ipc(mol: Chem.Mol, atoms: _Atoms) -> float:
     """
     if len(atoms) * math.log10(1 + atoms.degree.max()) < 190:
         return 0.0
-    from rdkit.Chem.GraphDescriptors import Ipc
-
-    return float(Ipc(mol))
+    return float(GraphDescriptors.Ipc(mol))
 
 
 def _bertz(atoms: _Atoms, distance: np.ndarray) -> float:
@@ -249,16 +260,16 @@ def _bertz(atoms: _Atoms, distance: np.ndarray) -> float:
     ):
         bonds[source].append((target, symmetry[target], order))
 
-    connections: Counter[tuple[int, ...]] = Counter()
+    connections: defaultdict[tuple[int, ...], float] = defaultdict(float)
     for atom, around in enumerate(bonds):
         middle = symmetry[atom]
         for position, (neighbor, left, left_order) in enumerate(around):
             if left_order > 1 and neighbor > atom:
                 ends = (left, middle) if left < middle else (middle, left)
-                connections[ends] += left_order * (left_order - 1) / 2  # type: ignore[assignment]
+                connections[ends] += left_order * (left_order - 1) / 2
             for _, right, right_order in around[position + 1 :]:
                 key = (left, middle, right) if left < right else (right, middle, left)
-                connections[key] += left_order * right_order  # type: ignore[assignment]
+                connections[key] += left_order * right_order
     counts = np.array(list(connections.values()) or [1], dtype=np.float64)
     elements = np.unique(atoms.number, return_counts=True)[1].astype(np.float64)
     num_connections = counts.sum()
@@ -308,20 +319,20 @@ def _e_state(mol: Chem.Mol, atoms: _Atoms) -> np.ndarray:
         where=atoms.degree > 0,
     )
     distance = Chem.GetDistanceMatrix(mol) + 1
-    # Summed over the first axis row by row, in RDKit's order: atoms on the edge of a bin stay there.
+    # Summed row by row, which is RDKit's order: an atom on the edge of a bin stays on its side.
     perturbation = ((intrinsic[None, :] - intrinsic[:, None]) / distance**2).sum(axis=0)
     return perturbation + intrinsic
 
 
-def _ring_kinds(mol: Chem.Mol, values: dict[str, float]) -> dict[str, float]:
-    """Ring counts that the registry lacks: carbocycles are the rings that are no heterocycles."""
+def _carbocycles(values: dict[str, float]) -> dict[str, float]:
+    """Count the rings that are no heterocycles, which the registry lacks."""
     return {
         f"Num{kind}Carbocycles": values[f"Num{kind}Rings"] - values[f"Num{kind}Heterocycles"]
         for kind in ("Aromatic", "Aliphatic", "Saturated")
     }
 
 
-def _qed(mol: Chem.Mol, atoms: _Atoms, values: dict[str, float]) -> float:
+def _qed(mol: Chem.Mol, values: dict[str, float]) -> float:
     """Drug-likeness from the values that are there already, acceptors and alerts."""
     properties = QED.QEDproperties(
         MW=values["MolWt"],
@@ -331,7 +342,7 @@ def _qed(mol: Chem.Mol, atoms: _Atoms, values: dict[str, float]) -> float:
         PSA=values["TPSA"],
         ROTB=values["NumRotatableBonds"],
         AROM=_rings_after_deletion(mol, values),
-        ALERTS=sum(map(mol.HasSubstructMatch, QED.StructuralAlerts)),
+        ALERTS=len(_ALERTS.GetMatches(mol)),
     )
     return QED.qed(mol, qedProperties=properties)
 

@@ -225,7 +225,7 @@ def _stack_descriptors(
     for name in sorted(layout):
         width, dtype = layout[name]
         has = np.array([name in sample.descriptors for sample in samples])
-        values = np.zeros((len(samples), width), dtype)
+        values: Array = np.zeros((len(samples), width), dtype)
         if has.any():
             known = np.stack([s.descriptors[name] for s in samples if name in s.descriptors])
             values[has] = np.packbits(known, axis=1) if dtype is np.uint8 else known
@@ -246,8 +246,7 @@ def concatenate(blocks: Sequence[PolymerBlock]) -> PolymerBlock:
     for f in fields(PolymerBlock):
         if f.name in CONFORMER_FIELDS:
             if has_conformer:
-                parts = [_conformer_part(block, f.name) for block in blocks]
-                values[f.name] = np.concatenate(parts)
+                values[f.name] = np.concatenate([_conformer_part(b, f.name) for b in blocks])
         elif f.name not in ("psmiles", "descriptors", "descriptor_valid"):
             parts: list[Array] = [getattr(block, f.name) for block in blocks]
             values[f.name] = np.concatenate(parts, axis=ragged_axis(f.name))

@@ -109,9 +109,14 @@ def read_folds(path: Path, sets: list[LabelledSet], num_folds: int) -> tuple[lis
     digest = folds_hash(text)
     hash_path = _hash_path(path)
     if not hash_path.is_file() or hash_path.read_text(encoding="utf-8").split()[:1] != [digest]:
-        raise MipsError(f"{path} does not match {hash_path.name}; restore both, or use a new run_dir")
-    saved = {(r["property"], r["row"], r["sha256"]): r["fold"] for r in csv.DictReader(io.StringIO(text))}
-    mismatch = MipsError(f"{path} holds the folds of other rows; use the same data or a new run_dir")
+        raise MipsError(
+            f"{path} does not match {hash_path.name}; restore both or use a new run_dir"
+        )
+    saved = {
+        (line["property"], line["row"], line["sha256"]): line["fold"]
+        for line in csv.DictReader(io.StringIO(text))
+    }
+    mismatch = MipsError(f"{path} holds folds of other rows; use the same data or a new run_dir")
     folds: list[Fold] = []
     for labelled in sets:
         name = labelled.property.name

@@ -63,8 +63,8 @@ def corrupt_descriptors(
     """Return the block with whole descriptor groups dropped and entries of the others replaced.
 
     Descriptors are functions of the whole polymer and tell what a masked atom is (law L6c). A
-    replaced real entry is uniform in [0, 1), a replaced bit is flipped. A dropped group is marked as
-    not available, like that of a polymer for which it could not be computed.
+    replaced real entry is uniform in [0, 1), a replaced bit is flipped. A dropped group is marked
+    as not available, like that of a polymer for which it could not be computed.
 
     Parameters
     ----------

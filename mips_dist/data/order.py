@@ -130,7 +130,7 @@ def text_key(text: str) -> int:
 
 
 def held_out(psmiles: Sequence[str], fraction: float) -> Array:
-    """Return which polymers are held out for validation: a pure function of each canonical spelling.
+    """Return which polymers are held out for validation, by their canonical spelling alone.
 
     The same polymer is held out in every run, file, seed and world size.
 

@@ -1,4 +1,4 @@
-"""The shard format, both ways: WebDataset tars of blocks, and the manifest that names them. No torch.
+"""The shard format, both ways: WebDataset tars of blocks, and their manifest. No torch.
 
 A shard is a tar file; one WebDataset sample in it is one block of up to 1,024 polymers with the
 members ``KEY.topology.npz``, ``KEY.descriptors.npz``, ``KEY.conformer.npz`` and
@@ -208,7 +208,7 @@ def _decode_block(
                 values[name] = stored[name]
     descriptors: dict[str, Array] = {}
     valid: dict[str, Array] = {}
-    if "descriptors.npz" in members and groups != []:
+    if "descriptors.npz" in members and (groups is None or len(groups)):
         with np.load(io.BytesIO(members["descriptors.npz"]), allow_pickle=False) as stored:
             present = [name.removesuffix(_VALID) for name in stored.files if name.endswith(_VALID)]
             for name in present if groups is None else groups:

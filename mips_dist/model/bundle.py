@@ -261,8 +261,9 @@ def card(
         title = f"Predicts {scaler['property']}{unit} of polymers"
         use = "    mips predict polymers.csv -m THIS_DIRECTORY -o predictions.csv"
         limits = (
-            "Chains of one repeat unit with two attachment points; no tacticity, molar mass, morphology or temperature. Polymers unlike those it "
-            "was trained on get a number too, and nothing here says how far off it is."
+            "Chains of one repeat unit with two attachment points; no tacticity, molar mass, "
+            "morphology or temperature. Polymers unlike those it was trained on get a number too, "
+            "and nothing here says how far off it is."
         )
     lines = [f"- {name}: {value}" for name, value in sorted(metrics.items())]
     return "\n".join(

@@ -63,7 +63,10 @@ class _Damaged(Exception):
 
 
 def save(
-    root: Path, step: int, tensors: Iterable[tuple[str, Mapping[str, Tensor]]], state: dict[str, Any]
+    root: Path,
+    step: int,
+    tensors: Iterable[tuple[str, Mapping[str, Tensor]]],
+    state: dict[str, Any],
 ) -> Path:
     """Write a checkpoint, then drop all but the newest two.
 

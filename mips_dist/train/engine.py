@@ -5,6 +5,8 @@ just-in-time builds (and the stale locks that they leave), its wish for MPI, its
 with bf16, the gradient norm that stage 0 does not report, and its two divisions of the loss.
 """
 
+import contextlib
+import io
 import logging
 import os
 import socket
@@ -46,7 +48,7 @@ class ZeroConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ranks:
-    """This process among the processes of the run."""
+    """Where one process stands among the processes of the run."""
 
     rank: int
     world_size: int
@@ -127,9 +129,7 @@ def start(precision: str, num_threads: int = 0, build_dir: Path | None = None) -
         os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(build_dir))
     deepspeed = _import_deepspeed(has_gpu)
     deepspeed.init_distributed("nccl" if has_gpu else "gloo", verbose=False)
-    return Ranks(
-        rank=rank, world_size=dist.get_world_size(), local_rank=local_rank, device=device
-    )
+    return Ranks(rank=rank, world_size=dist.get_world_size(), local_rank=local_rank, device=device)
 
 
 def stop() -> None:
@@ -220,12 +220,14 @@ class TrainEngine:
         self._clip_norm = clip_norm
         optimizer = make_optimizer([p for p in module.parameters() if p.requires_grad])
         self._engine: Any
-        self._engine, *_ = deepspeed.initialize(
-            model=module,
-            optimizer=optimizer,
-            dist_init_required=False,
-            config=self._deepspeed_config(micro_batch_size, grad_accum_steps),
-        )
+        # Its bf16 optimizer prints memory tables that no log level silences.
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._engine, *_ = deepspeed.initialize(
+                model=module,
+                optimizer=optimizer,
+                dist_init_required=False,
+                config=self._deepspeed_config(micro_batch_size, grad_accum_steps),
+            )
 
     def _deepspeed_config(self, micro_batch_size: int, grad_accum_steps: int) -> dict[str, Any]:
         config: dict[str, Any] = {
@@ -322,9 +324,7 @@ class TrainEngine:
         """Return Adam's own step counter, which skipped steps do not advance."""
         return partitions.adam_steps(self._engine)
 
-    def load_full_state(
-        self, read: Callable[[str], Mapping[str, Tensor]], adam_steps: int
-    ) -> None:
+    def load_full_state(self, read: Callable[[str], Mapping[str, Tensor]], adam_steps: int) -> None:
         """Put gathered state back, at any world size and stage; all ranks must call it.
 
         ``read`` gives the tensors of one parameter, as `full_state` yielded them.

@@ -4,6 +4,7 @@ Legend: R rows of one property, G polymers of a block.
 """
 
 import copy
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from torch import nn
 from mips_dist.data.batch import PolymerBatch, collate
 from mips_dist.data.block import PolymerBlock
 from mips_dist.data.properties import Scaler
+from mips_dist.data.schema import known_schema
 from mips_dist.errors import MipsError
 from mips_dist.model.bundle import load_bundle
 from mips_dist.model.mips import MaskedAtomModel, MipsConfig, PropertyModel
@@ -58,8 +60,8 @@ class FoldConfig:
     pretrained: str | None = None
     protocol: str = "strict"
     num_epochs: int = 50
-    batch_size: int = 32
-    lr: float = 1e-3
+    batch_size: int = 64
+    lr: float = 2e-3
     weight_decay: float = 0.01
     warmup_fraction: float = 0.05
     ema_decay: float = 0.99
@@ -170,7 +172,7 @@ def finetune_fold(
         curve=fitted.curve,
         row=rows.row[test].tolist(),
         prediction=prediction.tolist(),
-        **regression_scores(rows.value[test], prediction),
+        **regression_scores(rows.value[test], prediction)._asdict(),
     )
 
 
@@ -184,9 +186,7 @@ def finetune_all(
     return _fit(config, block, rows, every, every[:0], (seed, -1), rows.name, None)
 
 
-def inner_split(
-    sample: Indices, outer: Indices, fraction: float, seed: int, fold: int
-) -> Indices:
+def inner_split(sample: Indices, outer: Indices, fraction: float, seed: int, fold: int) -> Indices:
     """Choose the rows of the training folds that choose the epoch; whole polymers only.
 
     Parameters
@@ -241,9 +241,9 @@ def _fit(
             if batches:
                 prediction = _evaluate(training.averaged, batches, training.scaler)
                 scores = regression_scores(rows.value[watched], prediction)
-                entry |= {"watched_rmse": scores["rmse"], "watched_r2": scores["r2"]}
-                if scores["rmse"] < best_rmse:
-                    best_rmse, best_epoch = scores["rmse"], epoch
+                entry |= {"watched_rmse": scores.rmse, "watched_r2": scores.r2}
+                if scores.rmse < best_rmse:
+                    best_rmse, best_epoch = scores.rmse, epoch
                     best_state = copy.deepcopy(training.averaged.state_dict())
             curve.append(entry)
             if on_epoch is not None:
@@ -323,20 +323,18 @@ def load_pretrained(config: FoldConfig) -> MaskedAtomModel:
     Dropout may differ: it belongs to the training, not to the weights.
     """
     assert config.pretrained is not None
-    bundle = load_bundle(Path(config.pretrained))
+    bundle = load_bundle(Path(config.pretrained), known_schema())
     if not isinstance(bundle.model, MaskedAtomModel):
-        raise MipsError(
-            f"{config.pretrained} is a finished property model; give a pre-trained one"
-        )
+        raise MipsError(f"{config.pretrained} is a finished property model; give a pre-trained one")
     wanted, found = asdict(config.model), asdict(bundle.model.config)
     differing = [
-        f"{name}={found[name]}"
+        f"model.{name}={json.dumps(found[name], separators=(',', ':'))}".replace('"', "")
         for name in wanted
         if wanted[name] != found[name] and name != "dropout"
     ]
     if differing:
         raise MipsError(
-            f"{config.pretrained} is another model ({', '.join(differing)}); give its model=NAME"
+            f"{config.pretrained} is another model; add {' '.join(differing)} (or its model=NAME)"
         )
     model = MaskedAtomModel(config.model)
     model.load_state_dict(bundle.model.state_dict())

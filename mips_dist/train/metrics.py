@@ -66,9 +66,7 @@ class Recorder:
                 TextColumn("{task.fields[line]}"),
                 TimeRemainingColumn(),
             )
-            self._task = self._progress.add_task(
-                "", total=num_steps, completed=first_step, line=""
-            )
+            self._task = self._progress.add_task("", total=num_steps, completed=first_step, line="")
 
     def __enter__(self) -> Self:
         """Show the bar, where there is a terminal."""

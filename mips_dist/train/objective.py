@@ -6,9 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-NUM_ATOM_CLASSES = 101
-_ATOMIC_NUMBER = 0  # column of chem.graph.ATOM_FEATURES
-
 
 @dataclass(frozen=True, slots=True)
 class MaskedAtomLoss:
@@ -20,21 +17,6 @@ class MaskedAtomLoss:
     loss_sum: Tensor
     num_correct: Tensor
     count: int
-
-
-def atom_classes(atom_features: Tensor) -> Tensor:
-    """Return the class of each atom: atomic number - 1, everything from 101 on in the last class.
-
-    Parameters
-    ----------
-    atom_features
-        (N, F) int64, atomic number first.
-
-    Returns
-    -------
-    (N,) int64 in 0..100.
-    """
-    return atom_features[:, _ATOMIC_NUMBER].clamp(1, NUM_ATOM_CLASSES) - 1
 
 
 def masked_atom_loss(logits: Tensor, classes: Tensor) -> MaskedAtomLoss:

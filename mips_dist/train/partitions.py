@@ -18,7 +18,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True, slots=True)
 class _Fragment:
-    """``flat[flat_start : flat_start + size]`` holds ``parameter.flatten()[start : start + size]``."""
+    """``flat[flat_start:][:size]`` holds ``parameter.flatten()[start:][:size]``."""
 
     flat: Tensor
     flat_start: int
@@ -124,9 +124,7 @@ def adam_steps(engine: Any) -> int:
 
 
 @torch.no_grad()
-def scatter(
-    engine: Any, read: Callable[[str], Mapping[str, Tensor]], adam_steps: int
-) -> None:
+def scatter(engine: Any, read: Callable[[str], Mapping[str, Tensor]], adam_steps: int) -> None:
     """Write whole weights and moments back into this rank's partitions."""
     optimizer = engine.basic_optimizer
     is_fused = bool(optimizer.defaults.get("fused"))

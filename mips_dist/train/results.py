@@ -65,14 +65,21 @@ class FoldResult:
     row: list[int] = field(default_factory=list)
     prediction: list[float] = field(default_factory=list)
 
-    @property
     def cell(self) -> Cell:
         """Return the cell that this is the result of."""
         return Cell(self.model, self.property, self.fold, self.seed, self.protocol)
 
 
-def regression_scores(target: Values, prediction: Values) -> dict[str, float]:
-    """Return R2, RMSE and MAE; R2 is NaN where all targets are equal.
+class Scores(NamedTuple):
+    """R2 (NaN where all targets are equal); RMSE and MAE in the unit of the targets."""
+
+    r2: float
+    rmse: float
+    mae: float
+
+
+def regression_scores(target: Values, prediction: Values) -> Scores:
+    """Score predictions.
 
     Parameters
     ----------
@@ -82,11 +89,11 @@ def regression_scores(target: Values, prediction: Values) -> dict[str, float]:
     error = prediction - target
     spread = float(((target - target.mean()) ** 2).sum())
     squares = float((error**2).sum())
-    return {
-        "r2": 1.0 - squares / spread if spread > 0 else float("nan"),
-        "rmse": float(np.sqrt((error**2).mean())),
-        "mae": float(np.abs(error).mean()),
-    }
+    return Scores(
+        r2=1.0 - squares / spread if spread > 0 else float("nan"),
+        rmse=float(np.sqrt((error**2).mean())),
+        mae=float(np.abs(error).mean()),
+    )
 
 
 class Ledger:
@@ -116,16 +123,16 @@ class Ledger:
                 raise MipsError(
                     f"{path}, line {number}, is damaged; delete the line to have it done again"
                 ) from error
-            self.results[result.cell] = result
+            self.results[result.cell()] = result
 
     def append(self, result: FoldResult) -> None:
         """Add a finished cell; a cell that is there already stays as it is."""
-        if result.cell in self.results:
+        if result.cell() in self.results:
             return
         self._file.write(json.dumps(asdict(result)).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
-        self.results[result.cell] = result
+        self.results[result.cell()] = result
 
     def close(self) -> None:
         """Give the lock back."""

@@ -68,7 +68,7 @@ class RunDir:
         save_resolved(config, self.path / _CONFIG)
         return changes
 
-    def is_finished(self) -> bool:
+    def has_model(self) -> bool:
         """Whether the run has left its model."""
         return (self.model / "config.json").is_file()
 

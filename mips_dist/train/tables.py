@@ -1,4 +1,4 @@
-"""Tables of a study: one row per cell as csv, mean and SD over folds and seeds as JSON and print."""
+"""Tables of a study: a csv row per cell; mean and SD over folds and seeds, as JSON and printed."""
 
 import csv
 import json
@@ -56,7 +56,7 @@ def summarize(results: Iterable[FoldResult], properties: list[Property]) -> list
     mean over sets of every row that all of them have.
     """
     groups: dict[tuple[str, str, str], list[FoldResult]] = {}
-    for result in sorted(results, key=lambda r: (r.model != NETWORK, r.cell)):
+    for result in sorted(results, key=lambda r: (r.model != NETWORK, r.cell())):
         groups.setdefault((result.property, result.model, result.protocol), []).append(result)
     summaries: list[Summary] = []
     for prop in properties:
@@ -139,7 +139,7 @@ def write_csv(results: Iterable[FoldResult], path: Path) -> None:
     with open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(CSV_COLUMNS)
-        for result in sorted(results, key=lambda r: r.cell):
+        for result in sorted(results, key=lambda r: r.cell()):
             writer.writerow([getattr(result, column) for column in CSV_COLUMNS])
     temporary.replace(path)
 

@@ -12,23 +12,29 @@ from mips_dist.train.optim import OptimizerConfig, learning_rate, make_adam
 
 GLOBAL_BATCH = 16
 CLASSES = 7
-OPTIMIZER = OptimizerConfig(lr=1e-2, clip_norm=0.5, warmup_fraction=0.2)
+OPTIMIZER = OptimizerConfig(clip_norm=0.5)
 
 
 class Toy(nn.Module):
     """Odd sizes, so that partitions need padding; one parameter that never gets a gradient."""
 
-    def __init__(self, width: int = 33, dropout: float = 0.0) -> None:
+    def __init__(self, dropout: float = 0.0, depth: int = 0) -> None:
         super().__init__()
+        width = 33
         self.embed = nn.Embedding(10, width)
         self.up = nn.Linear(width, 3 * width + 1)
         self.norm = nn.LayerNorm(3 * width + 1)
         self.drop = nn.Dropout(dropout)
         self.down = nn.Linear(3 * width + 1, CLASSES)
+        size = 3 * width + 1
+        self.deep = nn.ModuleList(nn.Linear(size, size) for _ in range(depth))
         self.unused = nn.Parameter(torch.ones(5))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.down(self.drop(torch.tanh(self.norm(self.up(self.embed(tokens))))))
+        x = self.drop(torch.tanh(self.norm(self.up(self.embed(tokens)))))
+        for layer in self.deep:
+            x = x + torch.tanh(layer(x))
+        return self.down(x)
 
 
 @dataclass
@@ -39,12 +45,18 @@ class Curve:
 
 
 def build(
-    ranks: Ranks, stage: int, precision: str = "fp32", *, dropout: float = 0.0, width: int = 33,
-    accum: int = 2, clip_norm: float = OPTIMIZER.clip_norm,
+    ranks: Ranks,
+    stage: int,
+    precision: str = "fp32",
+    *,
+    dropout: float = 0.0,
+    depth: int = 0,
+    accum: int = 2,
+    clip_norm: float = OPTIMIZER.clip_norm,
 ) -> TrainEngine:
     torch.manual_seed(0)
     return TrainEngine(
-        Toy(width, dropout),
+        Toy(dropout, depth),
         lambda parameters: make_adam(parameters, OPTIMIZER),
         ranks,
         stage=settle_stage(stage, precision)[0],
@@ -86,7 +98,7 @@ def train(
                 loss = loss * float("nan")
             engine.backward(loss, count, is_last=micro == accum - 1)
             loss_sum += float(loss.detach())
-        result = engine.step(learning_rate(step, 40, OPTIMIZER))
+        result = engine.step(learning_rate(step, 40, 1e-2, 0.2))
         curve.losses.append(ranks.sum(loss_sum)[0] / count)
         curve.norms.append(result.grad_norm)
         curve.applied.append(result.is_applied)

@@ -7,7 +7,7 @@ name from the state dict. Law L3: the atoms of the middle copy get what the quot
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch.nn.functional as F  # noqa: N812
 from rdkit import Chem
 from torch import Tensor
 
-ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 
 
 def copies_needed(graph: Any, reach: int) -> int:
@@ -69,59 +69,67 @@ def input_row(config: Any, features: Sequence[int], backbone: bool, masked: bool
     def one_hot(value: int, width: int) -> list[float]:
         return [float(k == min(value, width - 1)) for k in range(width)]
 
-    mass = isotope or Chem.GetPeriodicTable().GetAtomicWeight(int(element))
+    mass = isotope or np.float32(Chem.GetPeriodicTable().GetAtomicWeight(element))
     row = one_hot(element - 1, 101) + one_hot(degree, 12) + one_hot(radicals, 6)
     row += one_hot(hybridization, 6) + one_hot(hydrogens, 6)
     row += one_hot(ring, 21) if config.ring_embedding else []
-    row += [float(aromatic), float(charge), float(mass) / 100]
+    row += [float(aromatic), float(charge), 0.01 * float(mass)]
     row += [float(backbone)] if config.backbone_embedding else []
     return [0.0] * len(row) + [1.0] if masked else [*row, 0.0]
 
 
-def explicit_oligomer_outputs(
-    model: Any,
-    graph: Any,
-    copies: int,
-    descriptors: Mapping[str, np.ndarray] | None = None,
-    is_masked: np.ndarray | None = None,
-) -> Tensor:
-    """Return the encoder's output (N, D) for the middle unit of an oligomer.
+class OligomerReference:
+    """The encoder's output on explicit oligomers.
 
     Parameters
     ----------
     model
         MaskedAtomModel or PropertyModel; its config and its weights are read, its code is not run.
-    graph
-        PolymerGraph; only atoms, bonds and cell shifts are read.
-    copies
-        Odd; see `copies_needed`.
-    descriptors
-        Values of the groups that the polymer has.
-    is_masked
-        (N,) bool, masked atoms of the unit (in every copy).
     """
-    config = model.config
-    weights = {
-        name.removeprefix("encoder."): w.detach()
-        for name, w in model.state_dict().items()
-        if name.startswith("encoder.")
-    }
-    adjacency, size = unroll(graph, copies)
-    masked = np.zeros(size, bool) if is_masked is None else is_masked
-    unit = [
-        input_row(config, [int(f) for f in graph.atom_features[a]], graph.is_backbone[a], masked[a])
-        for a in range(size)
-    ]
-    dtype = weights["embedding.linear.weight"].dtype
-    rows = torch.tensor(unit * copies, dtype=dtype)
-    x = F.linear(rows, weights["embedding.linear.weight"], weights["embedding.linear.bias"])
-    pairs = explicit_pairs(config, weights, x, adjacency)
-    for layer in range(config.num_layers):
-        prefix = f"layers.{layer}."
-        own = {k.removeprefix(prefix): w for k, w in weights.items() if k.startswith(prefix)}
-        x = layer_output(config, own, x, pairs)
-    middle = x[size * (copies // 2) : size * (copies // 2 + 1)]
-    return fused(config, weights, middle, descriptors or {})
+
+    def __init__(self, model: Any) -> None:
+        self.config = model.config
+        self.weights = {
+            name.removeprefix("encoder."): w.detach()
+            for name, w in model.state_dict().items()
+            if name.startswith("encoder.")
+        }
+        self.layers = [self._part(f"layers.{k}.") for k in range(self.config.num_layers)]
+
+    def _part(self, prefix: str) -> dict[str, Tensor]:
+        found = {k: w for k, w in self.weights.items() if k.startswith(prefix)}
+        return {k.removeprefix(prefix): w for k, w in found.items()}
+
+    def middle_unit(
+        self,
+        graph: Any,
+        descriptors: Mapping[str, np.ndarray] | None = None,
+        is_masked: np.ndarray | None = None,
+    ) -> Tensor:
+        """Return the output (N, D) of the middle unit of an oligomer that is long enough.
+
+        Parameters
+        ----------
+        graph
+            PolymerGraph; only atoms, bonds and cell shifts are read.
+        descriptors
+            Values of the groups that the polymer has.
+        is_masked
+            (N,) bool, masked atoms of the unit (in every copy).
+        """
+        config, weights = self.config, self.weights
+        copies = copies_needed(graph, config.num_layers * config.max_hops)
+        adjacency, size = unroll(graph, copies)
+        masked = np.zeros(size, bool) if is_masked is None else is_masked
+        atoms = zip(graph.atom_features.tolist(), graph.is_backbone, masked, strict=True)
+        unit = torch.tensor([input_row(config, *atom) for atom in atoms], dtype=torch.float32)
+        matrix = weights["embedding.linear.weight"]
+        x = unit.repeat(copies, 1).to(matrix.dtype) @ matrix.T + weights["embedding.linear.bias"]
+        pairs = explicit_pairs(config, weights, x, adjacency)
+        for layer in self.layers:
+            x = layer_output(config, layer, x, pairs)
+        middle = x[size * (copies // 2) : size * (copies // 2 + 1)]
+        return fused(config, weights, middle, descriptors or {})
 
 
 def explicit_pairs(
@@ -129,24 +137,29 @@ def explicit_pairs(
 ) -> list[tuple[list[int], Tensor]]:
     """Return for every atom the atoms that it attends to, and their biases (atoms, B)."""
     path_weight = weights["bias.path.weight"]
-    num_biases = path_weight.shape[0] // (config.max_hops + 1)
-    scores = (x0 @ path_weight.T).view(len(x0), config.max_hops + 1, num_biases)
+    num_positions = config.max_hops + 1
+    scores = (x0 @ path_weight.T).view(len(x0), num_positions, -1).tolist()
+    distance = weights["bias.distance"].tolist()
+    bond = weights["bias.bond"].tolist() if config.bond_path_bias else []
+
+    def path_bias(path: list[int], b: int) -> float:
+        hops = len(path) - 1
+        bias = distance[hops][b]
+        bias += sum(scores[atom][k][b] for k, atom in enumerate(path)) / len(path)
+        if bond and hops:
+            types = [adjacency[path[k]][path[k + 1]] for k in range(hops)]
+            bias += sum(bond[k][bond_type][b] for k, bond_type in enumerate(types)) / hops
+        return bias
+
     result = []
     for query in range(len(adjacency)):
         near = distances(adjacency, query, config.max_hops)
         biases = []
         for key, hops in near.items():
             paths = shortest_paths(adjacency, key, query, hops)
-            bias = weights["bias.distance"][hops]
-            for path in paths:
-                total = sum(scores[atom, k] for k, atom in enumerate(path))
-                bias = bias + total / (hops + 1) / len(paths)
-                if config.bond_path_bias:
-                    for k in range(hops):
-                        bond = adjacency[path[k]][path[k + 1]]
-                        bias = bias + weights["bias.bond"][k, bond] / hops / len(paths)
-            biases.append(bias)
-        result.append((list(near), torch.stack(biases)))
+            per_path = [[path_bias(path, b) for b in range(len(distance[0]))] for path in paths]
+            biases.append([sum(column) / len(paths) for column in zip(*per_path, strict=True)])
+        result.append((list(near), torch.tensor(biases, dtype=x0.dtype)))
     return result
 
 
@@ -165,15 +178,12 @@ def layer_output(
     scale = 1 / math.sqrt(config.hidden_dim if config.logit_scale == "model" else head_dim)
 
     def attend(value: Tensor) -> Tensor:
-        q, k, v = linear("attention.qkv", value).chunk(3, dim=-1)
-        mixed = torch.zeros_like(x)
+        qkv = linear("attention.qkv", value).view(len(x), 3, config.num_heads, head_dim)
+        mixed = []
         for query, (keys, biases) in enumerate(pairs):
-            for head in range(config.num_heads):
-                part = slice(head * head_dim, (head + 1) * head_dim)
-                bias = biases[:, head if biases.shape[1] > 1 else 0]
-                logits = k[keys, part] @ q[query, part] * scale + bias
-                mixed[query, part] = logits.softmax(0) @ v[keys, part]
-        return linear("attention.out", mixed)
+            logits = (qkv[keys, 1] * qkv[query, 0]).sum(-1) * scale + biases
+            mixed.append((logits.softmax(0)[:, :, None] * qkv[keys, 2]).sum(0).flatten())
+        return linear("attention.out", torch.stack(mixed))
 
     def feed_forward(value: Tensor) -> Tensor:
         return linear("narrow", ACTIVATIONS[config.activation](linear("widen", value)))

@@ -1,0 +1,71 @@
+"""The ``mips`` command: one thin verb each; the work is done elsewhere.
+
+Heavy imports stand inside the verbs, so that ``mips --help`` answers at once.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mips_dist.config import guarded
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Predict polymer properties from P-SMILES, on the exact graph of the infinite chain.",
+)
+
+Input = Annotated[Path, typer.Argument(metavar="FILE", help="csv or csv.gz with a psmiles column")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="csv or csv.gz to write")]
+Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks")]
+
+
+@app.command()
+def canonicalize(input: Input, output: Output, debug: Debug = False) -> None:
+    """Write the one canonical spelling of every polymer of a csv.
+
+    Every input column is kept; canonical, status (ok or rejected) and reason are added.
+
+    Example: mips canonicalize polymers.csv -o canonical.csv
+    """
+
+    def work() -> None:
+        from mips_dist.use.canonicalize import canonicalize_file
+
+        canonicalize_file(input, output)
+
+    raise typer.Exit(guarded(work, debug))
+
+
+@app.command()
+def predict(
+    input: Input,
+    output: Output,
+    model: Annotated[Path, typer.Option("-m", "--model", help="model directory")],
+    debug: Debug = False,
+) -> None:
+    """Predict a property for every polymer of a csv.
+
+    Every input column is kept; canonical, status (ok or rejected), reason, the prediction and its
+    unit are added. Rows in = rows out, in order.
+
+    Example: mips predict polymers.csv -m runs/quickstart/finetune/models/tg_K -o predictions.csv
+    """
+
+    def work() -> None:
+        from mips_dist.use.predict import predict_file
+
+        predict_file(input, model, output)
+
+    raise typer.Exit(guarded(work, debug))
+
+
+def main() -> None:
+    """Run the command line; usage errors exit with 2."""
+    app(prog_name="mips")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""Pre-train on shards: `deepspeed|torchrun|python mips_dist/pretrain.py key=value ...`.
+
+Examples
+--------
+One process::
+
+    python mips_dist/pretrain.py shards=DIR run_dir=RUN model=debug num_steps=200
+
+Two ranks, either launcher::
+
+    deepspeed --num_gpus 2 mips_dist/pretrain.py shards=DIR run_dir=RUN zero.stage=2
+    torchrun --nproc_per_node 2 mips_dist/pretrain.py shards=DIR run_dir=RUN zero.stage=2
+
+The same command again continues the run; `--help` lists every key. Defines functions only: under a
+launcher this file is the module `__main__`.
+"""
+
+import sys
+
+from mips_dist.config import run
+from mips_dist.train.pretraining import PretrainConfig, train
+
+
+def main(config: PretrainConfig) -> int:
+    """Train; return the exit code."""
+    return train(config)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, PretrainConfig, "pretrain"))

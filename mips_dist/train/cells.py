@@ -1,0 +1,124 @@
+"""The cells of a study: which there are, how one is run, and the models that follow from them."""
+
+import re
+import shutil
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+from mips_dist.model.bundle import CONFIG, save_bundle
+from mips_dist.train.baselines import baseline_features, fit_predict
+from mips_dist.train.finetuning import OnEpoch, finetune_all, finetune_fold
+from mips_dist.train.results import NETWORK, Cell, FoldResult, regression_scores
+from mips_dist.train.study import FinetuneConfig, Study
+from mips_dist.train.tables import Summary
+
+
+def study_cells(config: FinetuneConfig) -> list[Cell]:
+    """Return every cell of a study: the network by seed, the baselines once, all on all folds."""
+    cells = []
+    for name in config.targets or config.properties:
+        for fold in range(config.num_folds):
+            cells += [Cell(NETWORK, name, fold, seed, config.protocol) for seed in config.seeds]
+            # Nothing of a baseline is chosen on any fold, so its row is strict under any protocol.
+            cells += [Cell(model, name, fold, 0, "strict") for model in config.baselines]
+    return cells
+
+
+def run_cell(study: Study, cell: Cell, on_epoch: OnEpoch | None = None) -> FoldResult:
+    """Run one cell; a function of the study and the cell alone."""
+    rows, folds = study.rows[cell.property], study.folds[cell.property]
+    if cell.model == NETWORK:
+        return finetune_fold(study.config, study.block, rows, folds, cell.fold, cell.seed, on_epoch)
+    started = time.monotonic()
+    train, test = np.flatnonzero(folds != cell.fold), np.flatnonzero(folds == cell.fold)
+    polymers, index = np.unique(rows.sample, return_inverse=True)
+    features = baseline_features(study.block.select(polymers))[index]
+    prediction = fit_predict(
+        cell.model, features[train], rows.value[train], features[test], cell.seed
+    )
+    return FoldResult(
+        model=cell.model,
+        property=cell.property,
+        fold=cell.fold,
+        seed=cell.seed,
+        protocol=cell.protocol,
+        unit=rows.unit,
+        num_train=len(train),
+        seconds=time.monotonic() - started,
+        row=rows.row[test].tolist(),
+        prediction=prediction.tolist(),
+        **regression_scores(rows.value[test], prediction)._asdict(),
+    )
+
+
+def write_curve(result: FoldResult, folder: Path) -> None:
+    """Write the curve of one cell as TensorBoard events, in place of earlier ones of that cell."""
+    if not result.curve:
+        return
+    name = f"{slug(result.property)}-fold{result.fold}-seed{result.seed}-{result.protocol}"
+    target = folder / name
+    shutil.rmtree(target, ignore_errors=True)
+    watched = "inner" if result.protocol == "strict" else "test"
+    with SummaryWriter(str(target)) as writer:
+        for entry in result.curve:
+            epoch = int(entry["epoch"])
+            writer.add_scalar("train/loss", entry["train_loss"], epoch)
+            writer.add_scalar(f"{watched}/rmse", entry["watched_rmse"], epoch)
+            writer.add_scalar(f"{watched}/r2", entry["watched_r2"], epoch)
+
+
+def model_dir(run_dir: Path, name: str) -> Path:
+    """Return the folder of the model of a property."""
+    return run_dir / "models" / slug(name)
+
+
+def has_model(run_dir: Path, name: str) -> bool:
+    """Tell whether the model of a property is finished."""
+    return (model_dir(run_dir, name) / CONFIG).is_file()
+
+
+def train_model(
+    study: Study, run_dir: Path, name: str, summary: Summary, epochs: list[int]
+) -> None:
+    """Train on all rows of a property and save the model.
+
+    Parameters
+    ----------
+    summary
+        Cross-validated scores, which become the metrics of the model.
+    epochs
+        Those that the folds chose; their median is used.
+    """
+    rows = study.rows[name]
+    num_epochs = max(1, round(statistics.median(epochs)))
+    fitted = finetune_all(study.config, study.block, rows, num_epochs, study.config.seeds[0])
+    num_polymers = len(np.unique(rows.sample))
+    save_bundle(
+        model_dir(run_dir, name),
+        fitted.model,
+        feature_schema=study.schema,
+        metrics={
+            "cross_validated_r2": summary.r2,
+            "cross_validated_rmse": summary.rmse,
+            "protocol": summary.protocol,
+            "num_folds_and_seeds": summary.num_cells,
+            "num_epochs": num_epochs,
+        },
+        trained_on=f"All {len(rows.row)} labelled rows ({num_polymers} polymers) of {name}; the "
+        "metrics are those of cross-validation, of models that did not see the rows they predict.",
+        scaler={
+            "property": name,
+            "unit": rows.unit,
+            "mean": fitted.scaler.mean,
+            "std": fitted.scaler.std,
+        },
+    )
+
+
+def slug(name: str) -> str:
+    """Return a property name as a file name."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name)

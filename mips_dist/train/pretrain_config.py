@@ -1,0 +1,70 @@
+"""The configuration of a pre-training run."""
+
+from dataclasses import dataclass, field
+
+from mips_dist.data.masking import MaskingConfig
+from mips_dist.model.mips import MipsConfig
+from mips_dist.train.engine import PRECISIONS, ZeroConfig
+from mips_dist.train.optim import OptimizerConfig
+
+QUICKSTART_SHARDS = "runs/quickstart/shards"
+
+
+@dataclass(kw_only=True, slots=True)
+class PretrainConfig:
+    """A pre-training run.
+
+    Attributes
+    ----------
+    shards
+        Folder made by ``python -m preprocess``.
+    run_dir
+        Where everything goes; the same command again continues what is there.
+    model, masking, optimizer, zero
+        See their classes.
+    precision
+        fp32, bf16 or fp16 (GPU only); the optimizer keeps fp32 in any case.
+    num_steps
+        Optimizer steps of the whole run.
+    global_batch_size
+        Polymers of a step over all ranks.
+    micro_batch_size
+        Polymers of one forward and backward pass of a rank; 0 chooses. The accumulation steps
+        follow from these two and the number of ranks.
+    held_out_fraction
+        Expected fraction of polymers kept for validation, chosen by their canonical spelling.
+    checkpoint_every, validate_every
+        In steps.
+    seed
+        Of initial weights, order, masks and dropout.
+    num_threads
+        CPU threads of a rank; 0 shares the cores out among the ranks of a machine.
+    """
+
+    shards: str = QUICKSTART_SHARDS
+    run_dir: str = "runs/pretrain"
+    model: MipsConfig = field(default_factory=MipsConfig)
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    zero: ZeroConfig = field(default_factory=ZeroConfig)
+    precision: str = "fp32"
+    num_steps: int = 2_000
+    global_batch_size: int = 256
+    micro_batch_size: int = 0
+    held_out_fraction: float = 0.05
+    checkpoint_every: int = 200
+    validate_every: int = 200
+    seed: int = 0
+    num_threads: int = 0
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision={self.precision} must be one of {', '.join(PRECISIONS)}")
+        for name in ("num_steps", "global_batch_size", "checkpoint_every", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("micro_batch_size", "num_threads", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        if not 0 <= self.held_out_fraction < 1:
+            raise ValueError(f"held_out_fraction={self.held_out_fraction} must be in [0, 1)")

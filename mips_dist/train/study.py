@@ -1,0 +1,340 @@
+"""What a fine-tuning study works on: its configuration, labels, folds and features."""
+
+import csv
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mips_dist.config import configs_dir
+from mips_dist.data.block import PolymerBlock
+from mips_dist.data.folds import FOLDS_FILE, Fold, load_or_assign
+from mips_dist.data.properties import (
+    BENCHMARK,
+    PSMILES_COLUMN,
+    LabelledSet,
+    Property,
+    Reject,
+    read_labelled_sets,
+    read_property,
+)
+from mips_dist.data.schema import feature_schema, known_schema
+from mips_dist.data.shards import MANIFEST_NAME, load, read_manifest
+from mips_dist.errors import MipsError
+from mips_dist.train.baselines import BASELINES
+from mips_dist.train.finetuning import FoldConfig, PropertyRows, load_pretrained
+
+LEDGER_FILE = "ledger.jsonl"
+IDENTITY_FILE = "study.json"
+REJECTS_FILE = "rejects.csv"
+MIN_POLYMERS_PER_FOLD = 2  # R2 of one polymer does not exist
+
+
+@dataclass(kw_only=True, slots=True)
+class FinetuneConfig(FoldConfig):
+    """A study: which labels, which cells, and where.
+
+    Attributes
+    ----------
+    run_dir
+        Everything is written below it; the same command on it continues.
+    data_dir
+        Folder of the eight sets; default $MIPS_DATA/benchmark.
+    input, targets, units
+        A csv of one's own instead: its path, label columns, and their units (none or all).
+    properties
+        Which of the eight sets to run; the folds are always over all eight.
+    shards
+        Finished shards that hold these polymers; default: made in run_dir/shards.
+    baselines
+        Run on the same folds: mean, boosting.
+    seeds
+        Seeds of the network; each gives another initialisation, batch order and inner split.
+    fold_seed
+        Seed of the folds.
+    save_model
+        Whether a model trained on all rows is left in run_dir/models for each property.
+    num_workers
+        Trials at a time; default: one per core.
+    gpus_per_trial
+        GPU share of a trial.
+    """
+
+    run_dir: str = "runs/finetune"
+    data_dir: str | None = None
+    input: str | None = None
+    targets: list[str] = field(default_factory=list)
+    units: list[str] = field(default_factory=list)
+    properties: list[str] = field(default_factory=lambda: list(BENCHMARK))
+    shards: str | None = None
+    baselines: list[str] = field(default_factory=lambda: list(BASELINES))
+    seeds: list[int] = field(default_factory=lambda: [0])
+    num_folds: int = 5
+    fold_seed: int = 1
+    save_model: bool = True
+    num_workers: int | None = None
+    gpus_per_trial: float = 0.0
+
+    def __post_init__(self) -> None:
+        FoldConfig.__post_init__(self)
+        if (self.input is None) != (not self.targets):
+            raise ValueError("input=FILE and targets=[COLUMN,...] go together")
+        if self.input is not None and self.data_dir is not None:
+            raise ValueError(
+                "give either input= (a csv of one's own) or data_dir= (the eight sets)"
+            )
+        if self.units and len(self.units) != len(self.targets):
+            raise ValueError(f"units={self.units} must name one unit for each of the targets")
+        for name, choices in (("properties", BENCHMARK), ("baselines", BASELINES)):
+            unknown = [value for value in getattr(self, name) if value not in choices]
+            if unknown:
+                raise ValueError(f"{name}: no '{unknown[0]}'; choose of {', '.join(choices)}")
+        for name in ("properties", "targets", "seeds"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)} names one twice")
+        if not self.seeds or min(self.seeds) < 0:
+            raise ValueError(f"seeds={self.seeds} needs numbers from 0")
+        if self.num_folds < 2:
+            raise ValueError(f"num_folds={self.num_folds} must be at least 2")
+        if self.num_workers is not None and self.num_workers < 1:
+            raise ValueError(f"num_workers={self.num_workers} must be at least 1")
+        if self.gpus_per_trial < 0:
+            raise ValueError(f"gpus_per_trial={self.gpus_per_trial} must not be negative")
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """All that the cells of a study need, in memory.
+
+    Attributes
+    ----------
+    properties
+        The properties that are run, in the order of the tables.
+    rows, folds
+        Of each property, by name.
+    block
+        The polymers with their features.
+    schema
+        Feature schema of the models that are saved.
+    """
+
+    config: FinetuneConfig
+    properties: list[Property]
+    rows: dict[str, PropertyRows]
+    folds: dict[str, Fold]
+    block: PolymerBlock
+    schema: dict[str, Any]
+
+    def num_polymers(self) -> dict[str, int]:
+        """Return the number of distinct polymers of each property."""
+        return {name: len(np.unique(rows.sample)) for name, rows in self.rows.items()}
+
+
+def read_sets(config: FinetuneConfig) -> tuple[list[LabelledSet], list[Reject]]:
+    """Read all sets of the study: the eight, or the targets of one csv."""
+    if config.input is not None:
+        units = config.units or [""] * len(config.targets)
+        properties = [
+            Property(name=target, unit=unit, file=config.input, column=target)
+            for target, unit in zip(config.targets, units, strict=True)
+        ]
+    else:
+        folder = _data_dir(config)
+        properties = [read_property(configs_dir() / "property", name) for name in BENCHMARK]
+        for prop in properties:
+            prop.file = str(folder / prop.file)
+    sets, rejects = read_labelled_sets(properties)
+    for labelled in sets:
+        found, needed = len(set(labelled.canonical)), config.num_folds * MIN_POLYMERS_PER_FOLD
+        name = labelled.property.name
+        if found < needed:
+            raise MipsError(
+                f"{name}: {found} polymers; num_folds={config.num_folds} needs {needed}"
+            )
+        if np.ptp(labelled.value) == 0:
+            raise MipsError(f"{name}: all values are {labelled.value[0]:g}; nothing to learn")
+    return sets, rejects
+
+
+def _data_dir(config: FinetuneConfig) -> Path:
+    root = os.environ.get("MIPS_DATA")
+    if config.data_dir is None and root is None:
+        raise MipsError(
+            "no data: put the eight sets (Egc.csv, Egb.csv, Eea.csv, Ei.csv, Xc.csv, EPS.csv, "
+            "Nc.csv, Eat.csv; columns psmiles,value) into a folder and give data_dir=FOLDER, or "
+            "give your own csv with input=FILE targets=[COLUMN]"
+        )
+    return Path(config.data_dir) if config.data_dir is not None else Path(str(root)) / "benchmark"
+
+
+def open_run_dir(run_dir: Path) -> None:
+    """Make the folder, or refuse one that holds something else."""
+    if run_dir.exists() and not run_dir.is_dir():
+        raise MipsError(f"run_dir={run_dir} is a file; give a folder")
+    if run_dir.is_dir() and any(run_dir.iterdir()) and not (run_dir / LEDGER_FILE).exists():
+        raise MipsError(f"run_dir={run_dir} holds something else than a study; give another folder")
+    run_dir.mkdir(parents=True, exist_ok=True)
+
+
+def load_study(config: FinetuneConfig, sets: list[LabelledSet], rejects: list[Reject]) -> Study:
+    """Deal or reuse the folds, make or reuse the features, and put rows and features together.
+
+    Writes folds.csv, rejects.csv and shards into the run folder; refuses a folder that was made
+    with other data or another training.
+    """
+    run_dir = Path(config.run_dir)
+    folds, folds_sha256 = load_or_assign(
+        run_dir / FOLDS_FILE, sets, config.num_folds, config.fold_seed
+    )
+    _check_identity(run_dir / IDENTITY_FILE, _identity(config, sets, folds_sha256))
+    names = config.targets or config.properties
+    chosen = {s.property.name: (s, f) for s, f in zip(sets, folds, strict=True)}
+    chosen = {name: chosen[name] for name in names}
+    block, unusable = _features(config, [labelled for labelled, _ in chosen.values()])
+    sample_of = {psmiles: index for index, psmiles in enumerate(block.psmiles)}
+    rows: dict[str, PropertyRows] = {}
+    kept_folds: dict[str, Fold] = {}
+    for name, (labelled, fold) in chosen.items():
+        has = np.array([canonical in sample_of for canonical in labelled.canonical])
+        rejects = rejects + [
+            Reject(labelled.property.file, int(labelled.row[i]), unusable[labelled.canonical[i]])
+            for i in np.flatnonzero(~has)
+        ]
+        sample = np.array([sample_of[c] for c in labelled.canonical if c in sample_of], np.int64)
+        rows[name] = PropertyRows(
+            name, labelled.property.unit, sample, labelled.row[has], labelled.value[has]
+        )
+        kept_folds[name] = fold[has]
+    _write_rejects(rejects, run_dir / REJECTS_FILE)
+    return Study(
+        config=config,
+        properties=[labelled.property for labelled, _ in chosen.values()],
+        rows=rows,
+        folds=kept_folds,
+        block=block,
+        schema=feature_schema(config.model.max_hops, config.model.descriptors),
+    )
+
+
+def _identity(config: FinetuneConfig, sets: list[LabelledSet], folds_sha256: str) -> dict[str, Any]:
+    """Return all that changes the number in a cell; `protocol` and `seeds` are in its name."""
+    labels = hashlib.sha256()
+    for labelled in sets:
+        labels.update(labelled.row.tobytes() + labelled.value.tobytes())
+    training = {name: getattr(config, name) for name in FoldConfig.__slots__ if name != "protocol"}
+    identity: dict[str, Any] = {
+        **training,
+        "model": asdict(config.model),
+        "properties": [labelled.property.name for labelled in sets],
+        "labels_sha256": labels.hexdigest(),
+        "folds_sha256": folds_sha256,
+        "num_folds": config.num_folds,
+        "fold_seed": config.fold_seed,
+        "features": feature_schema(config.model.max_hops, config.model.descriptors),
+    }
+    if config.pretrained is not None:
+        weights = load_pretrained(config).state_dict()
+        digest = hashlib.sha256()
+        for name in sorted(weights):
+            digest.update(weights[name].numpy().tobytes())
+        identity["pretrained"] = digest.hexdigest()
+    return identity
+
+
+def _check_identity(path: Path, identity: dict[str, Any]) -> None:
+    if not path.exists():
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(path)
+        return
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    differing = [key for key in identity if saved.get(key) != identity[key]]
+    if differing:
+        raise MipsError(
+            f"{path.parent} holds a study with other {', '.join(differing)}; "
+            "give another run_dir, or the values of that study"
+        )
+
+
+def _features(
+    config: FinetuneConfig, sets: list[LabelledSet]
+) -> tuple[PolymerBlock, dict[str, str]]:
+    """Return the polymers of some sets with their features, and why any of them has none."""
+    needed = sorted({canonical for labelled in sets for canonical in labelled.canonical})
+    shards = Path(config.shards) if config.shards else Path(config.run_dir) / "shards"
+    if config.shards is None and not (shards / MANIFEST_NAME).exists():
+        _preprocess(config, needed, shards)
+    manifest = read_manifest(shards)
+    if manifest.max_hops != config.model.max_hops:
+        raise MipsError(
+            f"{shards} has max_hops={manifest.max_hops}, the model {config.model.max_hops}; "
+            "make other shards, or set model.max_hops"
+        )
+    versions = {group["name"]: group["version"] for group in manifest.descriptors}
+    known = known_schema()
+    if (
+        manifest.feature_schema != known["version"]
+        or not versions.items() <= known["descriptors"].items()
+    ):
+        raise MipsError(f"{shards} hold features of another version of mips_dist; make others")
+    block = load(shards, with_conformer=False)
+    lacking = set(config.model.descriptors) - set(block.descriptors)
+    if lacking:
+        raise MipsError(
+            f"{shards} lacks {', '.join(sorted(lacking))}; make shards with content=full, or give "
+            f"model.descriptors=[{','.join(block.descriptors)}]"
+        )
+    missing = set(needed) - set(block.psmiles)
+    reasons = _shard_rejects(config, shards) if missing else {}
+    if missing - set(reasons):
+        raise MipsError(
+            f"{shards} lacks {len(missing - set(reasons))} of the {len(needed)} polymers; "
+            "give another run_dir or other shards"
+        )
+    return block, reasons
+
+
+def _preprocess(config: FinetuneConfig, canonicals: list[str], shards: Path) -> None:
+    """Run the preprocessing application on the distinct polymers, in a process of its own."""
+    structures = Path(config.run_dir) / "structures.csv"
+    structures.write_text("\n".join([PSMILES_COLUMN, *canonicals]) + "\n", encoding="utf-8")
+    overrides = {
+        "input": str(structures.resolve()),
+        "output": str(shards.resolve()),
+        "content": "full" if config.model.descriptors else "topology",
+        "max_hops": str(config.model.max_hops),
+    }
+    if config.num_workers is not None:
+        overrides["num_actors"] = str(config.num_workers)
+    # Quoted, so that Hydra takes spaces, commas and equal signs of a path as they are.
+    quoted = {
+        key: value.replace("\\", "\\\\").replace("'", "\\'") for key, value in overrides.items()
+    }
+    command = [sys.executable, "-m", "preprocess", *(f"{k}='{v}'" for k, v in quoted.items())]
+    code = subprocess.run(command, check=False).returncode
+    if code:
+        raise MipsError(f"preprocessing of {structures} failed (exit code {code}); see above")
+
+
+def _shard_rejects(config: FinetuneConfig, shards: Path) -> dict[str, str]:
+    """Return canonical -> reason of the polymers that preprocessing of structures.csv rejected."""
+    structures = Path(config.run_dir) / "structures.csv"
+    if config.shards is not None or not structures.exists():
+        return {}
+    canonicals = structures.read_text(encoding="utf-8").split("\n")[1:]
+    with open(shards / "rejects.csv", encoding="utf-8", newline="") as file:
+        return {canonicals[int(r["row"])]: r["reason"] for r in csv.DictReader(file)}
+
+
+def _write_rejects(rejects: Iterable[Reject], path: Path) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["file", "row", "reason"])
+        writer.writerows((Path(r.file).name, r.row, r.reason) for r in rejects)

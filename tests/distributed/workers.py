@@ -1,0 +1,119 @@
+"""Tasks for one or two ranks; rank 0 writes its findings as JSON. See test_engine.py.
+
+Several checks share one start-up, which costs more than they do.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import toy
+
+from mips_dist.train import checkpoint, engine
+from mips_dist.train.engine import Ranks, TrainEngine
+from mips_dist.train.objective import masked_atom_loss
+
+SETUPS = [("fp32", stage) for stage in range(4)] + [("bf16", stage) for stage in (1, 2, 3)]
+
+
+def stages(ranks: Ranks, folder: Path) -> dict:
+    """Twenty steps at every stage, the eighth poisoned on rank 0, then what each rank holds."""
+    found: dict = {"curves": {}, "bytes": {}, "adam_steps": {}}
+    for precision, stage in SETUPS:
+        trainer = toy.build(ranks, stage, precision)
+        found["curves"][f"{precision}-{stage}"] = asdict(toy.train(trainer, range(20), poison={7}))
+        found["adam_steps"][f"{precision}-{stage}"] = trainer.adam_steps()
+        trainer.close()
+    for stage in range(4):
+        trainer = toy.build(ranks, stage, depth=10)
+        found["bytes"][stage] = held_bytes(trainer)
+        trainer.close()
+    return found
+
+
+def held_bytes(trainer: TrainEngine) -> list[dict]:
+    """Bytes that each rank holds between two micro-batches, and before the step."""
+    toy.train(trainer, range(1))
+    tokens, classes = (torch.cat(part) for part in zip(*toy.data(1), strict=True))
+    rows = []
+    for is_last in (False, True):
+        trainer.backward(masked_atom_loss(trainer(tokens), classes).loss_sum, 1, is_last=is_last)
+        held = asdict(trainer.state_bytes())
+        totals = trainer.ranks.sum(*held.values())
+        rows.append(dict(zip(held, (t / trainer.ranks.world_size for t in totals), strict=True)))
+    trainer.step(1e-3)
+    return rows
+
+
+def save_and_go_on(ranks: Ranks, folder: Path) -> dict:
+    """Ten steps at stage 2, a checkpoint, ten more; then the last ten again from the checkpoint."""
+    trainer = toy.build(ranks, 2, dropout=0.2)
+    first = toy.train(trainer, range(10))
+    store(trainer, folder, 10)
+    second = toy.train(trainer, range(10, 20))
+    before = toy.digest(trainer)
+    trainer.close()
+    plain = toy.build(ranks, 2)
+    toy.train(plain, range(10))
+    store(plain, folder, 11)
+    plain_second = toy.train(plain, range(10, 20))
+    plain.close()
+
+    again = toy.build(ranks, 2, dropout=0.2)
+    stored = checkpoint.open_at(folder / "checkpoints", 10)
+    again.load_full_state(stored.read, stored.state["adam_steps"])
+    repeated = toy.train(again, range(10, 20))
+    return {
+        "first": asdict(first),
+        "second": asdict(second),
+        "repeated": asdict(repeated),
+        "is_same_state": before == toy.digest(again),
+        "plain_second": asdict(plain_second),
+    }
+
+
+def store(trainer: TrainEngine, folder: Path, step: int) -> None:
+    tensors = [pair for pair in trainer.full_state() if trainer.ranks.is_main]
+    steps = {"adam_steps": trainer.adam_steps()}
+    trainer.ranks.share(lambda: checkpoint.save(folder / "checkpoints", step, tensors, steps))
+
+
+def load_elsewhere(ranks: Ranks, folder: Path) -> dict:
+    """Continue what `save_and_go_on` left, at every stage and in bf16."""
+    stored = checkpoint.open_at(folder / "checkpoints", 11)
+    found = {}
+    for precision, stage in [("fp32", 0), ("fp32", 1), ("fp32", 2), ("fp32", 3), ("bf16", 1)]:
+        trainer = toy.build(ranks, stage, precision)
+        trainer.load_full_state(stored.read, stored.state["adam_steps"])
+        found[f"{precision}-{stage}"] = asdict(toy.train(trainer, range(10, 20)))
+        trainer.close()
+    return found
+
+
+def splits(ranks: Ranks, folder: Path) -> dict:
+    """The same twenty steps, four micro-batches shared by the ranks (and one whole batch)."""
+    found = {}
+    for accum in {4 // ranks.world_size, 1}:
+        trainer = toy.build(ranks, 1, accum=accum)
+        found[str(accum)] = asdict(toy.train(trainer, range(20), accum=accum))
+        trainer.close()
+    return found
+
+
+TASKS = {
+    "stages": stages,
+    "save_and_go_on": save_and_go_on,
+    "load_elsewhere": load_elsewhere,
+    "splits": splits,
+}
+
+if __name__ == "__main__":
+    name, target = sys.argv[1], Path(sys.argv[2])
+    here = engine.start("fp32", 1)
+    results = {task: TASKS[task](here, target) for task in name.split("+")}
+    if here.is_main:
+        for task, values in results.items():
+            (target / f"{task}.json").write_text(json.dumps(values))
+    engine.stop()

@@ -1,0 +1,184 @@
+import numpy as np
+import pytest
+
+from mips_dist.data.properties import Scaler
+from mips_dist.data.schema import feature_schema
+from mips_dist.errors import MipsError
+from mips_dist.model.bundle import save_bundle
+from mips_dist.model.mips import MaskedAtomModel, PropertyModel
+from mips_dist.train import finetuning
+from mips_dist.train.finetuning import (
+    PropertyRows,
+    finetune_all,
+    finetune_fold,
+    inner_split,
+    load_pretrained,
+    predict,
+)
+from tests.finetune.learnable import fold_config, labelled_rows, tiny_model
+
+COUNT = 60
+
+
+@pytest.fixture(scope="module")
+def data():
+    block, rows = labelled_rows(COUNT, repeats=5)
+    folds = (rows.sample % 5).astype(np.int64)
+    return block, rows, folds
+
+
+def with_values(rows, value):
+    return PropertyRows(rows.name, rows.unit, rows.sample, rows.row, value)
+
+
+def test_equal_arguments_give_equal_numbers(data):
+    first = finetune_fold(fold_config(), *data, fold=0, seed=3)
+    again = finetune_fold(fold_config(), *data, fold=0, seed=3)
+    assert again.prediction == first.prediction
+    assert again.curve == first.curve
+    other = finetune_fold(fold_config(), *data, fold=0, seed=4)
+    assert other.prediction != first.prediction
+
+
+def test_strict_does_not_read_test_labels_before_the_end(data):
+    block, rows, folds = data
+    test = folds == 0
+    shuffled = rows.value.copy()
+    shuffled[test] = np.random.default_rng(0).permutation(shuffled[test]) + 7.0
+    poisoned = np.where(test, np.nan, rows.value)
+    honest = finetune_fold(fold_config(), block, rows, folds, 0, 0)
+    for value in (shuffled, poisoned):
+        other = finetune_fold(fold_config(), block, with_values(rows, value), folds, 0, 0)
+        # The weights of the chosen epoch are the same, or the predictions would differ.
+        assert other.epoch == honest.epoch
+        assert other.curve == honest.curve
+        assert other.prediction == honest.prediction
+    assert other.r2 != honest.r2
+
+
+def test_paper_takes_the_epoch_that_is_best_on_the_test_fold(data):
+    result = finetune_fold(fold_config(protocol="paper", num_epochs=6), *data, fold=1, seed=0)
+    scores = [entry["watched_r2"] for entry in result.curve]
+    assert result.r2 == max(scores)
+    assert result.epoch == 1 + scores.index(max(scores))
+    assert result.protocol == "paper"
+
+
+def test_the_scaler_and_the_training_see_the_training_rows_only(data, monkeypatch):
+    block, rows, folds = data
+    seen = []
+    monkeypatch.setattr(
+        finetuning.Scaler, "fit", classmethod(lambda _, v: seen.append(v) or Scaler(0.0, 1.0))
+    )
+    finetune_fold(fold_config(num_epochs=1), block, rows, folds, 2, 0)
+    outer = np.flatnonzero(folds != 2)
+    inner = inner_split(rows.sample, outer, 0.15, 0, 2)
+    expected = rows.value[np.setdiff1d(outer, inner)]
+    assert len(seen) == 1
+    assert np.array_equal(np.sort(seen[0]), np.sort(expected))
+
+
+def test_the_inner_split_keeps_polymers_together(data):
+    _, rows, folds = data
+    outer = np.flatnonzero(folds != 0)
+    inner = inner_split(rows.sample, outer, 0.15, 0, 0)
+    rest = np.setdiff1d(outer, inner)
+    assert set(inner) <= set(outer)
+    assert not set(rows.sample[inner]) & set(rows.sample[rest])
+    assert len(set(rows.sample[inner])) == round(0.15 * len(set(rows.sample[outer])))
+
+
+def test_every_training_row_is_used_in_every_epoch(data, monkeypatch):
+    block, rows, _ = data
+    sizes = []
+    original = finetuning._Training._run_step
+
+    def counted(self, part):
+        sizes.append(len(part))
+        return original(self, part)
+
+    monkeypatch.setattr(finetuning._Training, "_run_step", counted)
+    finetune_all(fold_config(), block, rows, num_epochs=2, seed=0)
+    assert sum(sizes) == 2 * len(rows.row)
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_it_learns_and_predicts_in_physical_units(data):
+    block, rows, _ = data
+    fitted = finetune_all(fold_config(lr=1e-2), block, rows, num_epochs=60, seed=0)
+    prediction = predict(fitted, block, rows.sample)
+    error = float(np.sqrt(((prediction - rows.value) ** 2).mean()))
+    assert error < 0.15 * rows.value.std()
+    assert fitted.curve[-1]["train_loss"] < 0.05
+
+
+def test_labels_without_meaning_give_no_score(data):
+    block, rows, folds = data
+    scores = []
+    for fold in range(3):
+        value = np.random.default_rng(fold).permutation(rows.value[:COUNT])[rows.sample]
+        permuted = with_values(rows, value)
+        scores.append(finetune_fold(fold_config(), block, permuted, folds, fold, 0).r2)
+    assert np.mean(scores) < 0.1
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_label_that_is_not_finite_fails_clearly(data, bad):
+    block, rows, folds = data
+    value = np.where(folds == 1, bad, rows.value)
+    with pytest.raises(MipsError, match="oxygen fold 0 seed 0: a label is NaN"):
+        finetune_fold(fold_config(), block, with_values(rows, value), folds, 0, 0)
+
+
+def test_a_loss_that_is_not_finite_fails_clearly(data):
+    with pytest.raises(MipsError, match="the loss is not finite in epoch 1; lower lr"):
+        finetune_fold(fold_config(lr=1e30, warmup_fraction=0.0), *data, fold=0, seed=0)
+
+
+@pytest.fixture
+def pretrained(tmp_path):
+    model = MaskedAtomModel(tiny_model())
+    save_bundle(
+        tmp_path / "pretrained", model, feature_schema=feature_schema(2, []), metrics={},
+        trained_on="nothing",
+    )  # fmt: skip
+    return tmp_path / "pretrained", model
+
+
+def test_training_starts_from_the_pretrained_weights(pretrained):
+    folder, model = pretrained
+    start = finetuning._initial_model(fold_config(pretrained=str(folder)))
+    saved, loaded = model.encoder.state_dict(), start.encoder.state_dict()
+    assert all((saved[name] == loaded[name]).all() for name in saved)
+
+
+def test_another_model_or_a_finished_one_is_refused(pretrained, tmp_path):
+    folder, _ = pretrained
+    config = fold_config(pretrained=str(folder))
+    config.model.hidden_dim = 32
+    with pytest.raises(MipsError, match=r"is another model; add model.hidden_dim=16"):
+        load_pretrained(config)
+    config.model.hidden_dim, config.model.dropout = 16, 0.3
+    assert load_pretrained(config).config.dropout == 0.3
+    scaler = {"property": "p", "unit": "", "mean": 0.0, "std": 1.0}
+    save_bundle(
+        tmp_path / "finished", PropertyModel(tiny_model()), feature_schema=feature_schema(2, []),
+        metrics={}, trained_on="nothing", scaler=scaler,
+    )  # fmt: skip
+    with pytest.raises(MipsError, match="give a pre-trained one"):
+        load_pretrained(fold_config(pretrained=str(tmp_path / "finished")))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"protocol": "best"},
+        {"lr": 0.0},
+        {"num_epochs": 0},
+        {"ema_decay": 1.0},
+        {"inner_fraction": 0},
+    ],
+)
+def test_wrong_values_name_their_key(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}="):
+        fold_config(**wrong)
