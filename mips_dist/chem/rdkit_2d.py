@@ -7,7 +7,7 @@ the functions that descriptastorus calls (its list, version 1.0.0) but for the o
 """
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from functools import cache
 
 import numpy as np
@@ -271,7 +271,7 @@ def _bertz(atoms: _Atoms, distance: np.ndarray) -> float:
                 key = (left, middle, right) if left < right else (right, middle, left)
                 connections[key] += left_order * right_order
     counts = np.array(list(connections.values()) or [1], dtype=np.float64)
-    elements = np.unique(atoms.number, return_counts=True)[1].astype(np.float64)
+    elements = np.array(list(Counter(atoms.number.tolist()).values()), dtype=np.float64)
     num_connections = counts.sum()
     bonding = num_connections * (InfoEntropy(counts) + math.log2(num_connections))
     return float(bonding + len(atoms) * InfoEntropy(elements))
@@ -281,8 +281,7 @@ def _surfaces(mol: Chem.Mol, atoms: _Atoms) -> dict[str, float]:
     """Surface areas binned by logP, refractivity, charge and E-state, and E-states by area."""
     contributions, hydrogen_area = rdMolDescriptors._CalcLabuteASAContribs(mol, True)
     area = np.array(contributions)
-    # With hydrogens explicit: they count in logP and MR, and heavy atoms keep their values.
-    crippen = np.array(rdMolDescriptors._CalcCrippenContribs(Chem.AddHs(mol)))
+    crippen = _crippen(mol, atoms)
     log_p, refractivity = crippen.sum(axis=0).tolist()
     e_state = _e_state(mol, atoms)
     values: dict[str, float] = {
@@ -306,6 +305,31 @@ def _surfaces(mol: Chem.Mol, atoms: _Atoms) -> dict[str, float]:
         binned = np.bincount(bin_of, amount, minlength=len(bins) + 1)
         values.update({f"{name}{i}": total for i, total in enumerate(binned.tolist(), start=1)})
     return values
+
+
+def _crippen(mol: Chem.Mol, atoms: _Atoms) -> np.ndarray:
+    """Contributions (K, 2) float64 to logP and refractivity: of the atoms, then of hydrogens.
+
+    A hydrogen on carbon or on nitrogen has one value each. Others depend on the surroundings:
+    then the hydrogens are made explicit, which doubles the cost and changes no heavy atom's value.
+    """
+    bearers = atoms.number[atoms.hydrogens > 0]
+    if not np.isin(bearers, (6, 7)).all():
+        return np.array(rdMolDescriptors._CalcCrippenContribs(Chem.AddHs(mol)))
+    heavy = rdMolDescriptors._CalcCrippenContribs(mol)
+    hydrogens = [
+        np.multiply(_hydrogen_contribution(number), atoms.hydrogens[atoms.number == number].sum())
+        for number in (6, 7)
+    ]
+    return np.array([*heavy, *hydrogens])
+
+
+@cache
+def _hydrogen_contribution(bearer: int) -> tuple[float, float]:
+    """Crippen's logP and refractivity of a hydrogen on this element."""
+    symbol = _PERIODIC_TABLE.GetElementSymbol(bearer)
+    hydride = Chem.AddHs(Chem.MolFromSmiles(symbol))
+    return rdMolDescriptors._CalcCrippenContribs(hydride)[1]
 
 
 def _e_state(mol: Chem.Mol, atoms: _Atoms) -> np.ndarray:

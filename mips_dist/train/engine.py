@@ -5,6 +5,7 @@ just-in-time builds (and the stale locks that they leave), its wish for MPI, its
 with bf16, the gradient norm that stage 0 does not report, and its two divisions of the loss.
 """
 
+import atexit
 import contextlib
 import io
 import logging
@@ -128,14 +129,11 @@ def start(precision: str, num_threads: int = 0, build_dir: Path | None = None) -
     if build_dir is not None:
         os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(build_dir))
     deepspeed = _import_deepspeed(has_gpu)
-    deepspeed.init_distributed("nccl" if has_gpu else "gloo", verbose=False)
+    if not dist.is_initialized():
+        deepspeed.init_distributed("nccl" if has_gpu else "gloo", verbose=False)
+        # Once for the process: DeepSpeed remembers its groups, and torch warns of open ones.
+        atexit.register(dist.destroy_process_group)
     return Ranks(rank=rank, world_size=dist.get_world_size(), local_rank=local_rank, device=device)
-
-
-def stop() -> None:
-    """Leave the ranks; a process that ends without this warns about leaked resources."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def _free_port() -> int:

@@ -81,22 +81,19 @@ def train(config: PretrainConfig) -> int:
     Exit code: 0 done, 130 stopped by a signal, after a checkpoint.
     """
     ranks = engine.start(config.precision, config.num_threads, Path(config.run_dir) / ".build")
-    try:
-        run = prepare(config, ranks)
-        first_step = ranks.share(lambda: find_checkpoint(run))
-        if ranks.share(lambda: is_finished(run, first_step)):
-            return 0
-        changes = ranks.share(lambda: run.folder.open(config))
-        trainer, note = build_engine(run)
-        loader = build_loader(run)
-        state = restore(run, first_step, trainer)
-        recorder = Recorder(run.folder.tensorboard, first_step, config.num_steps, ranks.is_main)
-        with StopSignal() as stop, recorder:
-            for line in [*changes, *describe(run, loader), *note]:
-                recorder.say(line)
-            return train_loop(run, trainer, loader, state, recorder, stop)
-    finally:
-        engine.stop()
+    run = prepare(config, ranks)
+    first_step = ranks.share(lambda: find_checkpoint(run))
+    if ranks.share(lambda: is_finished(run, first_step)):
+        return 0
+    changes = ranks.share(lambda: run.folder.open(config))
+    trainer, note = build_engine(run)
+    loader = build_loader(run)
+    state = restore(run, first_step, trainer)
+    recorder = Recorder(run.folder.tensorboard, first_step, config.num_steps, ranks.is_main)
+    with StopSignal() as stop, recorder:
+        for line in [*changes, *describe(run, trainer, loader), *note]:
+            recorder.say(line)
+        return train_loop(run, trainer, loader, state, recorder, stop)
 
 
 def train_loop(
@@ -180,15 +177,11 @@ def find_checkpoint(run: Run) -> int:
     if newest is None:
         return 0
     identity = run.identity()
-    for key, remedy in (
-        ("feature_schema", "use the version of mips_dist that wrote it"),
-        ("model", "use the same model"),
-        ("shards", "use the shards that it was trained on"),
-    ):
+    for key in ("feature_schema", "model", "shards"):
         if newest.state[key] != identity[key]:
             raise MipsError(
-                f"checkpoint {newest.path} was made with another {key.replace('_', ' ')}; "
-                f"{remedy}, or choose another run_dir"
+                f"checkpoint {newest.path} was made with another {key.replace('_', ' ')}; give the "
+                "shards and the model that it was trained with, or another run_dir"
             )
     if newest.step > run.config.num_steps:
         raise MipsError(
@@ -248,13 +241,13 @@ def restore(run: Run, step: int, trainer: TrainEngine) -> TrainState:
     return TrainState(**stored.state["train"])
 
 
-def describe(run: Run, loader: MaskedAtomLoader) -> list[str]:
+def describe(run: Run, trainer: TrainEngine, loader: MaskedAtomLoader) -> list[str]:
     """Say what runs, what was derived, and what was left out."""
     config = run.config
     lines = [
         f"{len(loader.training_samples):,} polymers to train on, "
         f"{len(loader.held_out_samples):,} held out; {run.ranks.device.type}, {config.precision}, "
-        f"ZeRO stage {config.zero.stage}",
+        f"ZeRO stage {trainer.stage}",
         str(run.plan),
     ]
     missing = [name for name in config.model.descriptors if name not in run.model.descriptors]

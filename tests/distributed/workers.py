@@ -116,4 +116,3 @@ if __name__ == "__main__":
     if here.is_main:
         for task, values in results.items():
             (target / f"{task}.json").write_text(json.dumps(values))
-    engine.stop()

@@ -32,7 +32,6 @@ TINY = [
     "model.hidden_dim=16", "model.num_layers=1", "model.num_heads=2", "model.ffn_dim=32",
     "model.descriptors=[]", "num_epochs=2", "num_workers=2", "seeds=[0]",
 ]  # fmt: skip
-BAD_ROWS = [["no star", "CCO", 1.0, 2.0], ["no number", "*CC(*)C", "high", 2.0]]
 
 
 @pytest.fixture
@@ -40,7 +39,8 @@ def own_csv(tmp_path):
     """Two targets, the second on some rows only, bad rows, a second spelling of polymer 0."""
     names = polymers(COUNT)
     rows = [[i, p, label(p), "" if i % 4 == 0 else label(p) ** 2] for i, p in enumerate(names)]
-    rows += [*BAD_ROWS, ["again", names[0].replace("*", "[*]"), label(names[0]), 5.0]]
+    rows += [["no star", "CCO", 1.0, 2.0], ["no number", names[1], "high", 2.0]]
+    rows += [["again", names[0].replace("*", "[*]"), label(names[0]), 5.0]]
     return write_csv(tmp_path / "my data, 1.csv", ["id", "psmiles", "tg_K", "other one"], rows)
 
 
@@ -64,7 +64,6 @@ def study_of(config: FinetuneConfig) -> Study:
 
 
 def test_rows_find_their_polymer_and_bad_rows_are_listed(config):
-    # The polymer of the bad value is in no shard, and needs to be in none.
     study = study_of(config)
     rows = study.rows["tg_K"]
     assert rows.unit == "K"
@@ -73,7 +72,7 @@ def test_rows_find_their_polymer_and_bad_rows_are_listed(config):
     assert rows.value == pytest.approx(values)
     assert rows.sample[0] == rows.sample[-1]
     assert study.folds["tg_K"][0] == study.folds["tg_K"][-1]
-    assert study.num_polymers() == {"tg_K": COUNT, "other one": COUNT - COUNT // 4 + 2}
+    assert study.num_polymers() == {"tg_K": COUNT, "other one": COUNT - COUNT // 4 + 1}
     with open(Path(config.run_dir) / "rejects.csv") as file:
         rejects = [(int(r["row"]), r["reason"]) for r in csv.DictReader(file)]
     assert rejects[0][0] == COUNT
@@ -90,14 +89,14 @@ def test_a_run_folder_takes_no_other_study(config, own_csv):
         study_of(config)
     config.lr = 2e-3
     text = own_csv.read_text().splitlines()
-    own_csv.write_text("\n".join([text[0], text[1] + "1", *text[2:]]) + "\n")
+    own_csv.write_text("\n".join([*text[:2], text[2] + "1", *text[3:]]) + "\n")
     with pytest.raises(MipsError, match="holds a study with other labels_sha256"):
         study_of(config)
 
 
 def test_shards_that_do_not_fit_are_refused(config, tmp_path):
     config.shards = str(write_shards(tmp_path / "few", 10))
-    with pytest.raises(MipsError, match="lacks 3[0-9] of the 4[0-9] polymers"):
+    with pytest.raises(MipsError, match=r"lacks 30 of the 40 polymers"):
         study_of(config)
     config.shards = str(write_shards(tmp_path / "wide", COUNT, max_hops=3))
     with pytest.raises(MipsError, match="has max_hops=3, the model 2"):
@@ -126,7 +125,11 @@ def test_baselines_run_once_and_are_strict_under_any_protocol():
         (["input=my.csv"], 2, "go together"),
         (["input=none.csv", "targets=[a]"], 1, "no file none.csv"),
         (["input={csv}", "targets=[a]"], 2, "has no column 'a'; its columns: id, psmiles, tg_K"),
-        (["input={csv}", "targets=[tg_K]", "num_folds=30"], 1, "43 polymers|41 polymers"),
+        (
+            ["input={csv}", "targets=[tg_K]", "num_folds=30"],
+            1,
+            "40 polymers; num_folds=30 needs 60",
+        ),
         (["input={csv}", "targets=[tg_K]", "pretrained=none"], 1, "none is no model directory"),
         (["input={csv}", "targets=[tg_K]", "run_dir={folder}"], 1, "something else than a study"),
         ([], 1, "no data: put the eight sets"),
@@ -142,7 +145,7 @@ def test_wrong_input_is_one_line(arguments, code, message, own_csv, tmp_path, ca
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
-    assert any(part in error for part in message.split("|"))
+    assert message in error
 
 
 def test_a_trial_with_a_bad_label_changes_no_other(config, tmp_path):

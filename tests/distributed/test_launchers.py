@@ -1,0 +1,105 @@
+"""The same run under every launcher, and wrong commands, each one line and an exit code."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from mips_dist.data.schema import feature_schema
+from mips_dist.model.bundle import load_bundle
+from tests.distributed.conftest import PRETRAIN, TINY, curve, execute, pretrain
+from tests.shard_folder import write_shards
+
+COMMANDS = Path(__file__).with_name("commands.py")
+
+
+@pytest.fixture(scope="module")
+def launched(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One configuration without dropout: plain python, torchrun and DeepSpeed's launcher."""
+    folder = tmp_path_factory.mktemp("launchers")
+    runs = {name: folder / name for name in ("python", "torchrun", "deepspeed")}
+
+    def arguments(name: str) -> list[str]:
+        return [f"shards={shards}", f"run_dir={runs[name]}", "model.dropout=0"]
+
+    launcher = Path(sys.executable).with_name("deepspeed")
+    port = f"--master_port={20_000 + hash(str(folder)) % 20_000}"
+    outcomes = [
+        # Both spellings of what launchers append; the second one's value would be wrong here.
+        pretrain(*arguments("python"), "--local_rank=0", "--local-rank=0"),
+        pretrain(*arguments("torchrun"), "zero.stage=3", ranks=2),
+        execute(
+            [str(launcher), "--num_gpus", "2", port, str(PRETRAIN), *TINY, *arguments("deepspeed")]
+        ),
+    ]
+    for outcome in outcomes:
+        assert outcome.code == 0, outcome.out + outcome.err
+    assert "1 ranks x 4 accumulation steps x 4 polymers" in outcomes[0].out
+    assert "2 ranks x 2 accumulation steps x 4 polymers" in outcomes[1].out
+    assert "Traceback" not in "".join(o.out + o.err for o in outcomes)
+    assert outcomes[0].err == "", "a plain run has nothing to warn of"
+    return runs
+
+
+def test_same_curve_under_every_launcher(launched):
+    expected = curve(launched["python"])
+    assert list(expected) == list(range(1, 11))
+    for name in ("torchrun", "deepspeed"):
+        assert curve(launched[name]) == pytest.approx(expected, rel=1e-5), name
+
+
+def test_scalars_and_model(launched):
+    run = launched["python"]
+    for tag in ("train/accuracy", "train/lr", "train/grad_norm", "perf/polymers_per_s"):
+        assert len(curve(run, tag)) == 10
+    assert len(curve(run, "perf/data_wait_s")) == 10
+    assert list(curve(run, "val/loss")) == list(curve(run, "val/accuracy")) == [5, 10]
+    bundle = load_bundle(run / "model", feature_schema(2, []))
+    assert bundle.kind == "pretrained"
+    assert bundle.metrics["held_out_loss"] == pytest.approx(curve(run, "val/loss")[10])
+    assert 0 < bundle.metrics["held_out_class_entropy"] < 3
+    assert bundle.model.config.descriptors == []
+
+
+def test_wrong_commands_are_one_line(launched, shards, full_shards, tmp_path):
+    other_hops = write_shards(tmp_path / "hops", count=20, max_hops=3)
+    old = tmp_path / "old"
+    shutil.copytree(shards, old)
+    manifest = json.loads((old / "manifest.json").read_text())
+    manifest["feature_schema"] += 1
+    (old / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.txt").write_text("mine")
+    run, new = f"run_dir={launched['python']}", f"run_dir={tmp_path / 'new'}"
+    here = f"shards={shards}"
+    cases = [
+        ([here, run, "model.dropout=0", "model.hidden_dim=32"], 1, "model.hidden_dim=64"),
+        ([f"shards={full_shards}", run, "model.dropout=0"], 1, "another feature schema"),
+        ([here, run, "model.dropout=0", "num_steps=5"], 1, "num_steps=5"),
+        ([here, f"run_dir={tmp_path / 'foreign'}"], 1, "no pre-training run"),
+        ([f"shards={other_hops}", new], 1, "max_hops=3"),
+        ([f"shards={old}", new], 1, "another version"),
+        ([f"shards={tmp_path / 'nowhere'}", new], 1, "nowhere"),
+        ([new], 1, "./scripts/quickstart"),
+        ([here, new, "precision=fp16"], 2, "CUDA"),
+        ([here, new, "micro_batch_size=3"], 2, "1, 2, 4, 8, 16"),
+        ([here, new, "zero.stage=4"], 2, "zero.stage=4"),
+        ([here, new, "no_such_key=1"], 2, "no_such_key"),
+    ]
+    argv = [[*TINY, *arguments] for arguments, _, _ in cases]
+    outcome = execute([sys.executable, str(COMMANDS), json.dumps(argv)])
+    assert outcome.code == 0, outcome.err
+    results = json.loads(outcome.out.splitlines()[-1])
+    for (arguments, code, text), (found, _, err) in zip(cases, results, strict=True):
+        assert (found, err.count("\n")) == (code, 1), (arguments, err)
+        assert err.startswith("error: "), err
+        assert text in err, (arguments, err)
+    assert not (tmp_path / "new").exists(), "a refused command leaves nothing behind"
+
+
+def test_an_error_under_a_launcher_is_printed_once(tmp_path):
+    outcome = pretrain(f"shards={tmp_path / 'nowhere'}", f"run_dir={tmp_path / 'run'}", ranks=2)
+    assert outcome.code != 0
+    assert outcome.err.count("error: no shard folder") == 1

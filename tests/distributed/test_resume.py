@@ -1,0 +1,90 @@
+"""Whatever stops a run, the same command ends with the curve of an undisturbed one, bit for bit."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.distributed.conftest import (
+    PRETRAIN,
+    TINY,
+    Outcome,
+    command,
+    curve,
+    environment,
+    pretrain,
+)
+
+
+def stop_at(step: int, run_dir: Path, argv: list[str], number: signal.Signals) -> int:
+    """Start a run, send a signal to all its processes as soon as a checkpoint is there."""
+    process = subprocess.Popen(
+        argv,
+        env=environment(),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wanted = run_dir / "checkpoints" / f"step-{step:08d}"
+    deadline = time.monotonic() + 200
+    while not wanted.exists():
+        assert process.poll() is None, "the run ended before the checkpoint"
+        assert time.monotonic() < deadline, "no checkpoint"
+        time.sleep(0.002)
+    os.killpg(process.pid, number)
+    code = process.wait(60)
+    assert not (run_dir / "model").exists(), "the run was finished before the signal"
+    return code
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def settings(shards: Path, run_dir: Path) -> tuple[str, ...]:
+    return (f"shards={shards}", f"run_dir={run_dir}", "num_steps=20")
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_kill_and_resume_is_bit_equal(ranks, full_shards, tmp_path):
+    disturbed, straight = tmp_path / "disturbed", tmp_path / "straight"
+    arguments = [*settings(full_shards, disturbed), "zero.stage=2"]
+    argv = command(PRETRAIN, *TINY, *arguments, ranks=ranks)
+    assert stop_at(4, disturbed, argv, signal.SIGKILL) != 0
+    done = pretrain(*arguments, ranks=ranks)
+    assert done.code == 0, done.err
+
+    reference = pretrain(*settings(full_shards, straight), "zero.stage=2", ranks=ranks)
+    assert reference.code == 0, reference.err
+    for tag in ("train/loss", "train/accuracy", "train/lr", "train/grad_norm"):
+        assert curve(disturbed, tag) == curve(straight, tag), tag
+    assert list(curve(disturbed)) == list(range(1, 21))
+    assert files(disturbed / "model") == {
+        name.replace("straight", "disturbed"): data
+        for name, data in files(straight / "model").items()
+    }
+
+
+def test_a_signal_a_damaged_checkpoint_and_a_finished_run(shards, tmp_path):
+    arguments = settings(shards, tmp_path)
+    argv = command(PRETRAIN, *TINY, *arguments)
+    assert stop_at(8, tmp_path, argv, signal.SIGTERM) == 130
+    newest = max((tmp_path / "checkpoints").glob("step-*"))
+    weights = newest / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-7])
+
+    again = pretrain(*arguments)
+    assert again.code == 0, again.err
+    assert f"checkpoint {newest} is damaged" in again.out
+    assert list(curve(tmp_path)) == list(range(1, 21))
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").glob("step-*"))
+    assert kept == ["step-00000016", "step-00000020"]
+
+    before = files(tmp_path)
+    finished: Outcome = pretrain(*arguments)
+    assert finished.code == 0
+    assert "is finished" in finished.out
+    assert files(tmp_path) == before
