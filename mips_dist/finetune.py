@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from mips_dist.config import run, save_resolved
 from mips_dist.errors import MipsError
@@ -49,12 +56,14 @@ RAY_ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the driver; the ledger has what is finished
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+RAY_LINK = ".ray"
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
 # A trial whose process dies starts again this often; an error that it reports is final.
 MAX_DEATHS = 3
 SECONDS_BETWEEN_REPORTS = 5.0
 
 Job = dict[str, Any]
+Keep = Callable[[FoldResult], None]
 
 
 def main(config: FinetuneConfig) -> int:
@@ -169,10 +178,9 @@ class RayTrials:
 
         ray.shutdown()
         shutil.rmtree(self._temporary, ignore_errors=True)
+        (self._run_dir / RAY_LINK).unlink()
 
-    def run(
-        self, jobs: list[Job], title: str, keep: Callable[[FoldResult], None]
-    ) -> dict[str, str]:
+    def run(self, jobs: list[Job], title: str, keep: Keep) -> dict[str, str]:
         """Run jobs; hand each cell's result to `keep` as it comes; return name -> failure."""
         if not jobs:
             return {}
@@ -219,8 +227,14 @@ class RayTrials:
             os.environ.setdefault(name, value)
         import ray
 
-        # Short, because the path of a Unix socket ends at 107 characters.
+        # Not below run_dir: the path of a Unix socket ends at 107 characters. The link lets the
+        # next driver remove what a killed one left.
+        link = self._run_dir / RAY_LINK
+        if link.is_symlink():
+            shutil.rmtree(link.readlink(), ignore_errors=True)
+            link.unlink()
         self._temporary = tempfile.mkdtemp(prefix="mips-")
+        link.symlink_to(self._temporary)
         ray.init(
             address="local",  # never a cluster of someone else on this machine
             num_cpus=self._study.config.num_workers or len(os.sched_getaffinity(0)),
@@ -237,15 +251,16 @@ def _name(job: Job) -> str:
     return f"model of {job['model']}" if "model" in job else str(Cell(*job["cell"]))
 
 
-def _watch(
-    jobs: list[Job], title: str, keep: Callable[[FoldResult], None], progress: Progress
-) -> Any:
-    """Return a Tune callback that keeps results and moves the progress bar."""
+def _watch(jobs: list[Job], title: str, keep: Keep, progress: Progress) -> Any:
+    """Return a Tune callback that keeps results and moves the progress bar.
+
+    Tune pickles the class, so its methods get what cannot be pickled through the instance.
+    """
     from ray.tune import Callback
 
     class Watch(Callback):
-        def __init__(self, **parts: Any) -> None:
-            self.__dict__ |= parts
+        def __init__(self, bar: TaskID, progress: Progress, keep: Keep) -> None:
+            self.bar, self.progress, self.keep = bar, progress, keep
             self.failures: dict[str, str] = {}
 
         def __getstate__(self) -> dict[str, Any]:
@@ -256,7 +271,7 @@ def _watch(
         ) -> None:
             name = _name(trial.config["job"])
             if "epoch" in result:
-                description = f"{self.title}: {name}, epoch {result['epoch']}"
+                description = f"{title}: {name}, epoch {result['epoch']}"
                 self.progress.update(self.bar, description=description)
                 return
             line = f"{name}: done"
@@ -270,8 +285,7 @@ def _watch(
             self.progress.console.print(line)
             self.progress.advance(self.bar)
 
-    bar = progress.add_task(title, total=len(jobs))
-    return Watch(title=title, keep=keep, progress=progress, bar=bar)
+    return Watch(progress.add_task(title, total=len(jobs)), progress, keep)
 
 
 def _trial(params: dict[str, Any], study: Study, run_dir: str) -> None:

@@ -11,6 +11,7 @@ import csv
 import hashlib
 import json
 import os
+import sys
 import time
 import zlib
 from collections import Counter
@@ -109,6 +110,8 @@ def preprocess(config: PreprocessConfig) -> None:
     if folder.is_finished():
         print(f"{folder.path} is finished already; nothing to do")
         return
+    actors = "one actor per core" if config.num_actors is None else f"{config.num_actors} actors"
+    print(f"{source.name}: {source.num_rows:,} rows; Ray starts {actors}", file=sys.stderr)
     with folder.begun():
         with WorkerPool(config.num_actors) as pool:
             _canonicalize_rows(source, folder, pool)

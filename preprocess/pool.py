@@ -1,11 +1,16 @@
 """A pool of Ray actors that outlives the death of any of them."""
 
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read by Ray when it is imported
+# Both are read when Ray is imported. The second, made for desktops, is what binds a local Ray to
+# 127.0.0.1: an address given to ray.init is replaced by one that other machines can reach.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+if not os.environ.get("RAY_ADDRESS"):
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -70,7 +75,6 @@ class WorkerPool:
             num_cpus=num_cpus,
             include_dashboard=False,
             object_store_memory=_OBJECT_STORE_BYTES,
-            _node_ip_address="127.0.0.1",
             **quiet,
         )
 
@@ -122,6 +126,7 @@ class WorkerPool:
     def _replace(self, slot: int, task: Task, error: RayError) -> None:
         task.attempts += 1
         self.num_deaths += 1
+        print(f"an actor died at {task.label}; a new one goes on", file=sys.stderr, flush=True)
         if task.attempts == _MAX_ATTEMPTS:
             first_line = str(error).strip().partition("\n")[0]
             raise MipsError(

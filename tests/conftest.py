@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+# Small tensors on many threads are slower than on one, and two cores are soon crowded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if os.environ.get("MIPS_DATA"):

@@ -16,7 +16,7 @@ from mips_dist.chem.sample import Sample, featurize
 from mips_dist.data.batch import PolymerBatch, collate
 from mips_dist.data.block import stack
 from mips_dist.model.mips import MaskedAtomModel, MipsConfig, PropertyModel
-from tests.model.oligomer import OligomerReference
+from tests.model.reference import OligomerReference
 from tests.polymers import POLYMERS
 
 L5_THRESHOLD = 1e-4

@@ -19,6 +19,15 @@ from mips_dist.data.batch import PolymerBatch
 NUM_BOND_TYPES = 5  # chem.graph.BOND_TYPES
 
 
+class WideLinear(nn.Linear):
+    """A linear map computed in fp32 or better, whatever the dtype of its weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the mapped rows, in fp32 or better."""
+        wide = torch.promote_types(x.dtype, torch.float32)
+        return F.linear(x.to(wide), self.weight.to(wide))
+
+
 class PairBias(nn.Module):
     """The attention biases, made once from x0 and shared by all layers.
 
@@ -46,7 +55,7 @@ class PairBias(nn.Module):
         self.num_biases = num_biases
         num_positions = max_hops + 1
         self.distance = nn.Parameter(torch.zeros(num_positions, num_biases))
-        self.path = nn.Linear(hidden_dim, num_positions * num_biases, bias=False)
+        self.path = WideLinear(hidden_dim, num_positions * num_biases, bias=False)
         self.bond = None
         if bond_path_bias:
             self.bond = nn.Parameter(torch.zeros(max_hops, NUM_BOND_TYPES, num_biases))
@@ -59,10 +68,8 @@ class PairBias(nn.Module):
     def pairs(self, x0_ND: Tensor, batch: PolymerBatch) -> Tensor:
         """Return the bias of every pair of the infinite chain (P, B), in fp32 or better."""
         hops = batch.pair_hops
-        x0_ND = _at_least_fp32(x0_ND)
-        scores = F.linear(x0_ND, self.path.weight.to(x0_ND.dtype))
         # Score of an atom at a position of a path: flat row atom * R + position.
-        scores = scores.view(-1, self.num_biases)
+        scores = self.path(x0_ND).view(-1, self.num_biases)
         num_positions = len(self.distance)
 
         def score(atom: Tensor, position: Tensor) -> Tensor:
@@ -87,10 +94,6 @@ class PairBias(nn.Module):
         scalars = bond.flatten(0, 1)[position * NUM_BOND_TYPES + batch.path_bond_type]
         zero = torch.zeros(len(hops), self.num_biases, dtype=bond.dtype, device=bond.device)
         return zero.index_add(0, batch.path_bond_pair, scalars * share[:, None].to(bond.dtype))
-
-
-def _at_least_fp32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def collapse(bias_PB: Tensor, batch: PolymerBatch) -> Tensor:

@@ -199,7 +199,7 @@ def _check_schema(directory: Path, found: Mapping[str, Any], expected: Mapping[s
     known = expected["descriptors"]
     differences += [
         f"descriptor {name} {version!r} instead of {known.get(name, 'none')!r}"
-        for name, version in found["descriptors"].items()
+        for name, version in found.get("descriptors", {}).items()
         if known.get(name) != version
     ]
     if differences:

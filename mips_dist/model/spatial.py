@@ -49,7 +49,7 @@ class DescriptorFusion(nn.Module):
         valid_GS = torch.stack([batch.descriptor_valid[name] for name in self.groups], dim=1)
         keys, values = [], []
         for name in self.groups:
-            features = batch.descriptors[name].to(self.query.weight.dtype)
+            features = batch.descriptors[name].to(x_ND.dtype)
             # What stands in an absent row has no meaning, and 0 * nan would be nan.
             features = features.masked_fill(~batch.descriptor_valid[name][:, None], 0.0)
             keys.append(self.key[name](features))

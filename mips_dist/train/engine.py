@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -26,6 +26,8 @@ from torch import Tensor, nn
 from mips_dist.errors import MipsError, UsageError
 from mips_dist.train import partitions
 from mips_dist.train.partitions import StateBytes
+
+T = TypeVar("T")
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 
@@ -68,7 +70,7 @@ class Ranks:
         dist.all_reduce(total)
         return total.tolist()
 
-    def share(self, make: Callable[[], Any]) -> Any:
+    def share(self, make: Callable[[], T]) -> T:
         """Call a function on rank 0 and give every rank its result.
 
         When it raises a ``MipsError``, every rank leaves with that error's exit code, and only
@@ -84,12 +86,33 @@ class Ranks:
                 raise
         dist.broadcast_object_list(box, src=0)
         if box[1] is not None:
-            leave_after_main(box[1])
+            _leave_quietly(box[1])
         return box[0]
 
+    def together(self, make: Callable[[], T]) -> T:
+        """Call a function on every rank; when it fails on some, all leave and one says why."""
+        value, error = None, None
+        try:
+            value = make()
+        except MipsError as caught:
+            error = caught
+        speaker = torch.tensor(self.rank if error else self.world_size, device=self.device)
+        dist.all_reduce(speaker, dist.ReduceOp.MIN)
+        if error is not None and self.rank == int(speaker):
+            raise error
+        if int(speaker) < self.world_size:
+            _leave_quietly(MipsError.exit_code if error is None else error.exit_code)
+        return cast(T, value)
 
-def leave_after_main(exit_code: int) -> None:
-    """Exit without a word, a moment after rank 0 has printed its line.
+    def fail(self, error: MipsError) -> None:
+        """Leave with an error that every rank has found; rank 0 prints it."""
+        if not self.is_main:
+            _leave_quietly(error.exit_code)
+        raise error
+
+
+def _leave_quietly(exit_code: int) -> None:
+    """Exit without a word, a moment after another rank has printed its line.
 
     A launcher ends all ranks as soon as one has failed; the delay lets the line come first.
     """
@@ -119,7 +142,7 @@ def start(precision: str, num_threads: int = 0, build_dir: Path | None = None) -
     has_gpu = torch.cuda.is_available()
     if precision == "fp16" and not has_gpu:
         if rank != 0:
-            leave_after_main(UsageError.exit_code)
+            _leave_quietly(UsageError.exit_code)
         raise UsageError("precision=fp16 needs a CUDA GPU; use precision=bf16 or precision=fp32")
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
     torch.set_num_threads(num_threads or max(1, len(os.sched_getaffinity(0)) // local_size))
@@ -275,9 +298,8 @@ class TrainEngine:
         A loss that is not finite gives a gradient that is not finite either, on which all ranks
         agree in `step`.
         """
-        scale = self.ranks.world_size / global_count
-        if not torch.isfinite(loss_sum.detach()):
-            scale = float("nan")
+        is_finite = torch.isfinite(loss_sum.detach())
+        scale = torch.where(is_finite, self.ranks.world_size / global_count, torch.nan)
         self._engine.set_gradient_accumulation_boundary(is_last)
         self._engine.backward(loss_sum * scale, scale_wrt_gas=False)
 

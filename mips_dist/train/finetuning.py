@@ -30,6 +30,7 @@ from mips_dist.train.results import NETWORK, FoldResult, regression_scores
 PROTOCOLS = ("strict", "paper")
 EVALUATION_BATCH_SIZE = 256
 GRADIENT_CLIP = 1.0
+PACK_SIZE = 64  # tokens; most labelled polymers are small, and padding costs with its square
 
 Indices = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
@@ -50,6 +51,9 @@ class FoldConfig:
         scored once. "paper": the epoch is chosen on the test fold, as in the released code.
     inner_fraction
         Share of the training polymers in the inner split.
+    patience
+        Under "strict", training ends after this many epochs without a better inner score; under
+        "paper" every epoch is run.
     warmup_fraction
         Share of all steps over which the learning rate rises to `lr`; it is constant after that.
     ema_decay
@@ -66,11 +70,12 @@ class FoldConfig:
     warmup_fraction: float = 0.05
     ema_decay: float = 0.99
     inner_fraction: float = 0.15
+    patience: int = 15
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
             raise ValueError(f"protocol={self.protocol} must be one of {', '.join(PROTOCOLS)}")
-        for name in ("num_epochs", "batch_size"):
+        for name in ("num_epochs", "batch_size", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if not self.lr > 0:
@@ -228,7 +233,7 @@ def _fit(
     if not np.isfinite(rows.value[np.concatenate([train, watched])]).all():
         raise MipsError(f"{where}: a label is NaN or infinite; remove its row")
     streams = np.random.SeedSequence([key[0], key[1] + 1])
-    best_rmse, best_epoch, best_state = math.inf, config.num_epochs, None
+    best_rmse, best_epoch, best_state = math.inf, 0, None
     curve: list[dict[str, float]] = []
     with _one_thread(int(streams.generate_state(1)[0])):
         training = _Training(config, block, rows, train, np.random.default_rng(streams.spawn(1)[0]))
@@ -248,9 +253,11 @@ def _fit(
             curve.append(entry)
             if on_epoch is not None:
                 on_epoch(epoch)
+            if config.protocol == "strict" and batches and epoch - best_epoch >= config.patience:
+                break
     if best_state is not None:
         training.averaged.load_state_dict(best_state)
-    return FittedModel(training.averaged, training.scaler, best_epoch, curve)
+    return FittedModel(training.averaged, training.scaler, best_epoch or epoch, curve)
 
 
 class _Training:
@@ -290,7 +297,7 @@ class _Training:
         self.step += 1
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * min(1.0, self.step / self.warmup_steps)
-        batch = collate(self.block.select(self.sample[part])).to(_device())
+        batch = collate(self.block.select(self.sample[part]), PACK_SIZE).to(_device())
         loss = F.mse_loss(self.model(batch)[:, 0], self.z[part].to(_device()))
         self.optimizer.zero_grad()
         loss.backward()
@@ -343,10 +350,8 @@ def load_pretrained(config: FoldConfig) -> MaskedAtomModel:
 
 def _evaluation_batches(block: PolymerBlock, sample: Indices) -> list[PolymerBatch]:
     parts = range(0, len(sample), EVALUATION_BATCH_SIZE)
-    return [
-        collate(block.select(sample[start : start + EVALUATION_BATCH_SIZE])).to(_device())
-        for start in parts
-    ]
+    chunks = [sample[start : start + EVALUATION_BATCH_SIZE] for start in parts]
+    return [collate(block.select(chunk), PACK_SIZE).to(_device()) for chunk in chunks]
 
 
 def _evaluate(model: PropertyModel, batches: list[PolymerBatch], scaler: Scaler) -> Values:

@@ -56,8 +56,7 @@ class Recorder:
         from torch.utils.tensorboard import SummaryWriter
 
         # Steps that were logged after the checkpoint we continue from are hidden, not drawn twice.
-        purge = first_step + 1 if first_step else None
-        self._writer = SummaryWriter(str(directory), purge_step=purge)
+        self._writer = SummaryWriter(str(directory), purge_step=first_step + 1)
         if sys.stdout.isatty():
             self._progress = Progress(
                 TextColumn("pre-training"),

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-
 _PAPER_LR = 2e-4
 _PAPER_WIDTH = 512
 

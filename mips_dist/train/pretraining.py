@@ -1,6 +1,7 @@
 """Pre-training by masked atoms: what comes before the loop, the loop, one step, the end."""
 
 import hashlib
+import math
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -87,7 +88,7 @@ def train(config: PretrainConfig) -> int:
         return 0
     changes = ranks.share(lambda: run.folder.open(config))
     trainer, note = build_engine(run)
-    loader = build_loader(run)
+    loader = ranks.together(lambda: build_loader(run))
     state = restore(run, first_step, trainer)
     recorder = Recorder(run.folder.tensorboard, first_step, config.num_steps, ranks.is_main)
     with StopSignal() as stop, recorder:
@@ -109,7 +110,7 @@ def train_loop(
     while state.step < config.num_steps:
         report, is_stopped = train_step(run, trainer, loader, state, stop)
         recorder.step(state.step, report)
-        guard_against_divergence(state, report, recorder)
+        guard_against_divergence(run, state, report, recorder)
         is_last = state.step == config.num_steps
         if is_stopped or is_last or state.step % config.checkpoint_every == 0:
             recorder.flush()
@@ -280,23 +281,23 @@ def train_step(
     (num_masked,) = ranks.sum(sum(len(c) for c in classes))
     count = max(num_masked, 1.0)
 
-    loss_sum, num_correct = 0.0, 0
+    totals = torch.zeros(2, dtype=torch.float64, device=ranks.device)
     for number, (batch, labels) in enumerate(zip(batches, classes, strict=True)):
         seed_dropout(config.seed, state.step, ranks.rank, number)
         loss = masked_atom_loss(trainer(batch), labels)
         trainer.backward(loss.loss_sum, count, is_last=number == len(batches) - 1)
-        loss_sum += float(loss.loss_sum.detach())
-        num_correct += int(loss.num_correct)
+        totals += torch.stack([loss.loss_sum.detach(), loss.num_correct])
 
     peak_lr = config.optimizer.peak_lr(run.model.hidden_dim)
-    lr = learning_rate(
-        state.step, config.num_steps, peak_lr, config.optimizer.warmup_fraction
-    )
+    lr = learning_rate(state.step, config.num_steps, peak_lr, config.optimizer.warmup_fraction)
     result = trainer.step(lr)
-    loss_sum, correct, num_stopping = ranks.sum(loss_sum, num_correct, stop.is_set)
+    loss_sum, correct, num_stopping = ranks.sum(*totals.tolist(), stop.is_set)
     state.step += 1
+    # fp16 skips steps while it looks for its loss scale; that alone is no divergence.
+    is_searching = config.precision == "fp16" and math.isfinite(loss_sum)
+    is_bad = not result.is_applied and not is_searching
     state.num_skipped += not result.is_applied
-    state.skipped_in_a_row = 0 if result.is_applied else state.skipped_in_a_row + 1
+    state.skipped_in_a_row = state.skipped_in_a_row + 1 if is_bad else 0
     report = StepReport(
         loss=loss_sum / count,
         accuracy=correct / count,
@@ -315,7 +316,9 @@ def seed_dropout(seed: int, step: int, rank: int, micro_batch: int) -> None:
     torch.manual_seed(int(hash_keys(seed, step, rank, micro_batch)[0]))
 
 
-def guard_against_divergence(state: TrainState, report: StepReport, recorder: Recorder) -> None:
+def guard_against_divergence(
+    run: Run, state: TrainState, report: StepReport, recorder: Recorder
+) -> None:
     """Say that a step was not applied; give up after five in a row."""
     if report.is_applied:
         return
@@ -324,9 +327,11 @@ def guard_against_divergence(state: TrainState, report: StepReport, recorder: Re
         "finite; no rank applied it"
     )
     if state.skipped_in_a_row >= _MOST_SKIPPED_IN_A_ROW:
-        raise MipsError(
-            f"no finite gradient at {state.skipped_in_a_row} steps in a row, up to step "
-            f"{state.step}; begin another run_dir with a lower optimizer.lr or precision=fp32"
+        run.ranks.fail(
+            MipsError(
+                f"no finite gradient at {state.skipped_in_a_row} steps in a row, up to step "
+                f"{state.step}; begin another run_dir with a lower optimizer.lr or precision=fp32"
+            )
         )
 
 

@@ -87,6 +87,7 @@ def test_wrong_commands_are_one_line(launched, shards, full_shards, tmp_path):
         ([here, new, "micro_batch_size=3"], 2, "1, 2, 4, 8, 16"),
         ([here, new, "zero.stage=4"], 2, "zero.stage=4"),
         ([here, new, "no_such_key=1"], 2, "no_such_key"),
+        ([here, f"run_dir={tmp_path / 'wild'}", "optimizer.lr=1e30"], 1, "5 steps in a row"),
     ]
     argv = [[*TINY, *arguments] for arguments, _, _ in cases]
     outcome = execute([sys.executable, str(COMMANDS), json.dumps(argv)])

@@ -88,6 +88,16 @@ def test_the_inner_split_keeps_polymers_together(data):
     assert len(set(rows.sample[inner])) == round(0.15 * len(set(rows.sample[outer])))
 
 
+def test_patience_only_cuts_the_end_off(data):
+    whole = finetune_fold(fold_config(num_epochs=12, patience=100), *data, fold=3, seed=0)
+    cut = finetune_fold(fold_config(num_epochs=12, patience=1), *data, fold=3, seed=0)
+    assert len(whole.curve) == 12
+    assert cut.curve == whole.curve[: len(cut.curve)]
+    assert len(cut.curve) == cut.epoch + 1 < 12
+    paper = fold_config(num_epochs=12, patience=1, protocol="paper")
+    assert len(finetune_fold(paper, *data, fold=3, seed=0).curve) == 12
+
+
 def test_every_training_row_is_used_in_every_epoch(data, monkeypatch):
     block, rows, _ = data
     sizes = []

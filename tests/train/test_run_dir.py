@@ -1,0 +1,75 @@
+"""A run's folder is begun, continued or refused."""
+
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+
+from mips_dist.errors import MipsError
+from mips_dist.train.optim import OptimizerConfig
+from mips_dist.train.pretrain_config import PretrainConfig
+from mips_dist.train.run_dir import RunDir
+from mips_dist.train.signals import StopSignal
+
+
+def config(folder, **changes) -> PretrainConfig:
+    return PretrainConfig(run_dir=str(folder / "run"), **changes)
+
+
+def test_continue_with_what_may_change(tmp_path):
+    first = config(tmp_path, num_steps=10)
+    RunDir(tmp_path / "run").open(first)
+    lines = RunDir(tmp_path / "run").open(replace(first, num_steps=20, precision="bf16"))
+    assert lines == [
+        "continuing with num_steps=20 (was 10)",
+        "continuing with precision=bf16 (was fp32)",
+    ]
+    assert RunDir(tmp_path / "run").open(replace(first, num_steps=20, precision="bf16")) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"seed": 1}, "seed=0, not seed=1"),
+        ({"global_batch_size": 8}, "global_batch_size"),
+        ({"optimizer": OptimizerConfig(lr=1.0)}, "optimizer.lr"),
+    ],
+)
+def test_refuse_what_would_mix_two_runs(tmp_path, change, text):
+    RunDir(tmp_path / "run").open(config(tmp_path))
+    before = (tmp_path / "run" / "config.yaml").read_bytes()
+    for attempt in (RunDir.open, RunDir.check):
+        with pytest.raises(MipsError, match=text):
+            attempt(RunDir(tmp_path / "run"), config(tmp_path, **change))
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == before
+
+
+def test_refuse_what_is_no_run(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    with pytest.raises(MipsError, match="no pre-training run"):
+        RunDir(tmp_path / "run").open(config(tmp_path))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MipsError, match="is a file"):
+        RunDir(tmp_path / "file").check(config(tmp_path))
+
+
+def test_one_process_at_a_time(tmp_path):
+    holder = RunDir(tmp_path / "run")
+    holder.open(config(tmp_path))
+    with pytest.raises(MipsError, match="another process"):
+        RunDir(tmp_path / "run").open(config(tmp_path))
+    del holder
+    RunDir(tmp_path / "run").open(config(tmp_path))
+
+
+def test_a_signal_only_sets_the_flag():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopSignal() as stop:
+        assert not stop.is_set
+        # One Ctrl-C comes twice: from the terminal and from the launcher.
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        assert stop.is_set
+    assert signal.getsignal(signal.SIGTERM) is before
