@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
@@ -131,6 +132,11 @@ def guarded(call: Callable[[], int | None], debug: bool = False) -> int:
     try:
         return call() or 0
     except MipsError as error:
+        if os.environ.get("RANK", "0") != "0":
+            # All ranks meet the same error: rank 0 says it once, and a launcher, which ends every
+            # rank as soon as one has failed, must not end it before.
+            time.sleep(2.0)
+            return error.exit_code
         if debug:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import sys
 from pathlib import Path
 
@@ -15,6 +16,12 @@ from tests.shard_folder import write_shards
 COMMANDS = Path(__file__).with_name("commands.py")
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 @pytest.fixture(scope="module")
 def launched(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One configuration without dropout: plain python, torchrun and DeepSpeed's launcher."""
@@ -25,7 +32,7 @@ def launched(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         return [f"shards={shards}", f"run_dir={runs[name]}", "model.dropout=0"]
 
     launcher = Path(sys.executable).with_name("deepspeed")
-    port = f"--master_port={20_000 + hash(str(folder)) % 20_000}"
+    port = f"--master_port={free_port()}"
     outcomes = [
         # Both spellings of what launchers append; the second one's value would be wrong here.
         pretrain(*arguments("python"), "--local_rank=0", "--local-rank=0"),
