@@ -1,7 +1,9 @@
 """Hydra configuration to strict dataclasses, and the one place where errors become exit codes."""
 
+import difflib
 import errno
 import os
+import re
 import sys
 import time
 import traceback
@@ -60,16 +62,39 @@ def compose(schema: type[C], config_name: str, overrides: Sequence[str]) -> C:
         merged = OmegaConf.merge(OmegaConf.structured(schema), composed)
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise UsageError(_one_line(error, schema)) from error
+        raise UsageError(_one_line(error, schema, config_name)) from error
 
 
-def _one_line(error: Exception, schema: type) -> str:
-    """Shorten a configuration error to its first line, and name the keys that exist."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
-    if "not in struct" in str(error) or "not in '" in str(error):
-        text += f"; keys: {', '.join(f.name for f in fields(schema))}"
-    return f"config: {text}"
+def _one_line(error: Exception, schema: type, config_name: str) -> str:
+    """Turn a configuration error into one line with the nearest names that exist."""
+    text = str(error)
+    if key := re.search(r"Could not override '([^']+)'", text):
+        return _unknown("key", key[1], _keys(schema)) + f" (configs/{config_name}.yaml)"
+    if choice := re.search(r"Could not find '([^/']+)/([^']+)'", text):
+        files = (configs_dir() / choice[1]).glob("*.yaml")
+        return _unknown(choice[1], choice[2], sorted(file.stem for file in files))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    where = getattr(error, "full_key", None)
+    return f"config: {where}: {lines[0]}" if where else f"config: {lines[0]}"
+
+
+def _unknown(kind: str, name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3)
+    if near:
+        return f"unknown {kind} '{name}'; did you mean {' or '.join(near)}?"
+    return f"unknown {kind} '{name}'; there are: {', '.join(known)}"
+
+
+def _keys(schema: type, prefix: str = "") -> list[str]:
+    """List the dotted keys of a schema."""
+    keys: list[str] = []
+    for field in fields(schema):
+        inner = field.type
+        if isinstance(inner, type) and is_dataclass(inner):
+            keys += _keys(inner, f"{prefix}{field.name}.")
+        else:
+            keys.append(prefix + field.name)
+    return keys
 
 
 def save_resolved(config: Any, path: Path) -> None:
