@@ -3,7 +3,6 @@
 Heavy imports stand inside the verbs, so that ``mips --help`` answers at once.
 """
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -63,9 +62,9 @@ def predict(
 
 
 def main() -> None:
-    """Run the command line; usage errors exit with 2."""
+    """Run the command line and exit; usage errors with 2."""
     app(prog_name="mips")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,7 +1,8 @@
-"""Polymers per CPU-second of each part of preprocessing, beside RDKit's bare parsing in the same run.
+"""Polymers per CPU-second of each part of preprocessing, beside RDKit's bare parsing.
 
-One thread, process time. The corpus of MIPS_DATA where it is set, else the test polymers that the
-project carries. Parts are interleaved over rounds and the median is printed, for machines are noisy.
+One thread, process time, one run. The corpus of MIPS_DATA where it is set, else the polymers of the
+glass transition table. Parts are interleaved over rounds and the median is printed, for machines
+are noisy.
 
     python scripts/bench_preprocess.py [--json FILE] [--num-polymers N] [--rounds N]
 """
@@ -18,10 +19,8 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(variable, "1")
-
 from rdkit import Chem
+from threadpoolctl import threadpool_limits
 
 from mips_dist.chem.conformer import embed
 from mips_dist.chem.descriptors import atom_pair_3d, rdkit_2d
@@ -75,6 +74,13 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.num_polymers < 8 or arguments.rounds < 1:
         parser.error("needs at least 8 polymers and 1 round")
+    with threadpool_limits(1):
+        measure(arguments)
+    return 0
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Measure every part and report."""
     texts = corpus(arguments.num_polymers)
     mols = [Chem.MolFromSmiles(canonicalize(text)) for text in texts]
     heavy = statistics.mean(mol.GetNumAtoms() - 2 for mol in mols)
@@ -104,7 +110,6 @@ def main() -> int:
     report(figures)
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    return 0
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from rdkit import Chem
 
-from mips_dist.chem.graph import PolymerGraph, build_graph, build_graphs
+from mips_dist.chem.graph import PolymerGraph, build_graphs
 from mips_dist.chem.psmiles import BOND_OF_ORDER, InvalidPolymer, canonicalize, parse
 from mips_dist.chem.sample import Sample, featurize
 from mips_dist.data.batch import PolymerBatch, collate
@@ -149,9 +149,7 @@ def unseparated(families: list[set[str]]) -> tuple[int, list[tuple[str, str]]]:
     vectors = [x.mean(0) for x in encode(model, build_graphs(texts))]
     embedding = dict(zip(texts, vectors, strict=True))
     pairs = [pair for family in families for pair in combinations(sorted(family), 2)]
-    together = [
-        (a, b) for a, b in pairs if (embedding[a] - embedding[b]).norm() <= L5_THRESHOLD
-    ]
+    together = [(a, b) for a, b in pairs if (embedding[a] - embedding[b]).norm() <= L5_THRESHOLD]
     return len(pairs), together
 
 
@@ -161,10 +159,7 @@ def theta_units() -> list[set[str]]:
     for arms in combinations(range(1, 7), 3):
         a, b, c = ("C" * n for n in arms)
         families.append(
-            {
-                canonicalize(f"*{x}C1{y}C({z}1)*")
-                for x, y, z in ((a, b, c), (b, a, c), (c, a, b))
-            }
+            {canonicalize(f"*{x}C1{y}C({z}1)*") for x, y, z in ((a, b, c), (b, a, c), (c, a, b))}
         )
     for same in range(1, 7):
         for other in range(1, 7):
@@ -227,7 +222,8 @@ def exchanged(canonical: str, position: int, element: str) -> str | None:
 
 
 def written_order(mol: Chem.Mol) -> list[int]:
-    return list(mol.GetPropsAsDict(includePrivate=True, includeComputed=True)["_smilesAtomOutputOrder"])
+    properties = mol.GetPropsAsDict(includePrivate=True, includeComputed=True)
+    return list(properties["_smilesAtomOutputOrder"])
 
 
 def masked_exchanges(canonicals: list[str], per_polymer: int) -> tuple[list[str], list[str], list]:
@@ -261,11 +257,10 @@ def check_masking(canonicals: list[str], per_polymer: int) -> int:
     for k, position in enumerate(positions):
         neighbours = np.arange(len(before[k].is_backbone)) != position
         # Conjugation may change the neighbours' hybridization; the law speaks of the others.
-        if np.array_equal(
-            before[k].atom_features[neighbours], after[k].atom_features[neighbours]
-        ):
+        if np.array_equal(before[k].atom_features[neighbours], after[k].atom_features[neighbours]):
             kept.append(k)
-    inputs = [masked_inputs([g[k] for k in kept], [positions[k] for k in kept]) for g in (before, after)]
+    where = [positions[k] for k in kept]
+    inputs = [masked_inputs([graphs[k] for k in kept], where) for graphs in (before, after)]
     assert inputs[0].keys() == inputs[1].keys()
     for name, value in inputs[0].items():
         assert torch.equal(value, inputs[1][name]), name

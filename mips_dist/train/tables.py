@@ -16,6 +16,8 @@ from mips_dist.train.results import NETWORK, FoldResult
 
 CSV_COLUMNS = ("model", "property", "fold", "seed", "protocol", "r2", "rmse", "mae", "unit")
 ALL_SETS = "mean of all sets"
+PUBLISHED = "published"
+BELOW_BOOSTING = "below boosting"
 CAPTION = (
     "mean ± sample SD over folds and seeds. strict: the epoch was chosen on an inner split of the "
     "training folds, the test fold scored once. paper: the epoch was chosen on the test fold, "
@@ -76,7 +78,7 @@ def summarize(results: Iterable[FoldResult], properties: list[Property]) -> list
                     rmse=_mean(rmse),
                     rmse_sd=_sd(rmse),
                     num_cells=len(cells),
-                    note="below boosting" if is_below else "",
+                    note=BELOW_BOOSTING if is_below else "",
                 )
             )
         if prop.published is not None:
@@ -97,7 +99,7 @@ def _published(prop: Property) -> Summary:
         rmse=row.rmse,
         rmse_sd=row.rmse_sd,
         num_cells=0,
-        note="published",
+        note=PUBLISHED,
     )
 
 
@@ -118,7 +120,7 @@ def _means_over_sets(summaries: list[Summary], num_sets: int) -> list[Summary]:
             rmse=math.nan,
             rmse_sd=math.nan,
             num_cells=sum(s.num_cells for s in rows),
-            note=rows[0].note if rows[0].note == "published" else "",
+            note=rows[0].note if rows[0].note == PUBLISHED else "",
         )
         for (model, protocol), rows in groups.items()
         if len(rows) == num_sets
@@ -169,12 +171,17 @@ def render(summaries: list[Summary], num_polymers: dict[str, int]) -> Table:
     num_polymers
         Distinct polymers of each property.
     """
-    table = Table(caption=CAPTION, caption_justify="left")
+    caption = CAPTION
+    if any(summary.note == BELOW_BOOSTING for summary in summaries):
+        caption += " *: below the boosting baseline."
+    sources = {summary.model for summary in summaries if summary.note == PUBLISHED}
+    if sources:
+        caption += f" published: {', '.join(sorted(sources))}; its folds are not known."
+    table = Table(caption=caption, caption_justify="left")
     for header in ("property", "model", "protocol"):
         table.add_column(header, overflow="fold")
     for header in ("R2", "RMSE"):
         table.add_column(header, justify="right", no_wrap=True)
-    table.add_column("note", overflow="fold")
     shown = ""
     for summary in summaries:
         heading = ""
@@ -186,13 +193,18 @@ def render(summaries: list[Summary], num_polymers: dict[str, int]) -> Table:
                 heading = f"{shown}{unit}\n({num_polymers[shown]} polymers)"
         table.add_row(
             heading,
-            summary.model,
+            _model_name(summary),
             summary.protocol,
             _number(summary.r2, summary.r2_sd),
             _number(summary.rmse, summary.rmse_sd),
-            summary.note,
         )
     return table
+
+
+def _model_name(summary: Summary) -> str:
+    if summary.note == PUBLISHED:
+        return PUBLISHED
+    return summary.model + " *" * (summary.note == BELOW_BOOSTING)
 
 
 def _number(mean: float, sd: float) -> str:
