@@ -281,7 +281,8 @@ def _watch(jobs: list[Job], title: str, keep: Keep, progress: Progress) -> Any:
             elif "result" in result:
                 done = FoldResult(**json.loads(result["result"]))
                 self.keep(done)
-                line = f"{name}: R2 {done.r2:.3f}, RMSE {done.rmse:.3g} {done.unit}"
+                unit = f" {done.unit}" if done.unit not in ("", "1") else ""
+                line = f"{name}: R2 {done.r2:.3f}, RMSE {done.rmse:.3g}{unit}"
             self.progress.console.print(line)
             self.progress.advance(self.bar)
 
