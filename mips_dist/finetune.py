@@ -112,9 +112,8 @@ def _work(study: Study, cell: Cell) -> float:
 
 
 def _summaries(study: Study, ledger: Ledger) -> list[Summary]:
-    wanted = set(study_cells(study.config))
-    results = [result for cell, result in ledger.results.items() if cell in wanted]
-    return summarize(results, study.properties)
+    # All that the ledger has of these properties, so that both protocols stand side by side.
+    return summarize(ledger.results.values(), study.properties, study.config.num_folds)
 
 
 def _model_jobs(study: Study, run_dir: Path, ledger: Ledger, summaries: list[Summary]) -> list[Job]:
@@ -124,7 +123,8 @@ def _model_jobs(study: Study, run_dir: Path, ledger: Ledger, summaries: list[Sum
         cells = [c for c in study_cells(study.config) if c[:2] == (NETWORK, prop.name)]
         if has_model(run_dir, prop.name) or any(cell not in ledger.results for cell in cells):
             continue
-        summary = next(s for s in summaries if (s.property, s.model) == (prop.name, NETWORK))
+        row = (prop.name, NETWORK, study.config.protocol)
+        summary = next(s for s in summaries if (s.property, s.model, s.protocol) == row)
         epochs = [ledger.results[cell].epoch for cell in cells]
         jobs.append({"model": prop.name, "summary": asdict(summary), "epochs": epochs})
     return jobs

@@ -98,6 +98,7 @@ def save_bundle(
 
     weights = {name: w.detach().cpu().contiguous() for name, w in model.state_dict().items()}
     save_file(weights, partial / WEIGHTS)
+    (partial / WEIGHTS).chmod(0o644)  # safetensors makes it private; the other files are not
     config = {
         "format": FORMAT,
         "kind": "property" if is_property else "pretrained",

@@ -11,7 +11,7 @@ import torch
 
 from mips_dist.data.loader import MaskedAtomLoader
 from mips_dist.data.order import hash_keys
-from mips_dist.data.schema import feature_schema, known_schema
+from mips_dist.data.schema import check_shards, feature_schema
 from mips_dist.data.shards import Manifest, load, read_manifest
 from mips_dist.errors import MipsError
 from mips_dist.model.bundle import save_bundle
@@ -153,20 +153,7 @@ def open_corpus(config: PretrainConfig) -> Corpus:
             "shards=DIR made by `python -m preprocess input=FILE output=DIR`"
         )
     manifest = read_manifest(config.shards)
-    if manifest.max_hops != config.model.max_hops:
-        raise MipsError(
-            f"shards {config.shards} were made with max_hops={manifest.max_hops}, the model has "
-            f"model.max_hops={config.model.max_hops}; use that value here or preprocess again"
-        )
-    found = {group["name"]: group["version"] for group in manifest.descriptors}
-    known = known_schema()
-    if manifest.feature_schema != known["version"] or not (
-        found.items() <= known["descriptors"].items()
-    ):
-        raise MipsError(
-            f"shards {config.shards} hold features of another version of mips_dist "
-            f"(schema {manifest.feature_schema}, descriptors {found}); preprocess again"
-        )
+    check_shards(config.shards, manifest, config.model.max_hops)
     digest = hashlib.sha256("".join(s.sha256 for s in manifest.shards).encode()).hexdigest()
     return Corpus(manifest=manifest, digest=digest)
 

@@ -25,7 +25,7 @@ from mips_dist.data.properties import (
     read_labelled_sets,
     read_property,
 )
-from mips_dist.data.schema import feature_schema, known_schema
+from mips_dist.data.schema import check_shards, feature_schema
 from mips_dist.data.shards import MANIFEST_NAME, load, read_manifest
 from mips_dist.errors import MipsError
 from mips_dist.train.baselines import BASELINES
@@ -272,18 +272,7 @@ def _features(
     if config.shards is None and not (shards / MANIFEST_NAME).exists():
         _preprocess(config, needed, shards)
     manifest = read_manifest(shards)
-    if manifest.max_hops != config.model.max_hops:
-        raise MipsError(
-            f"{shards} has max_hops={manifest.max_hops}, the model {config.model.max_hops}; "
-            "make other shards, or set model.max_hops"
-        )
-    versions = {group["name"]: group["version"] for group in manifest.descriptors}
-    known = known_schema()
-    if (
-        manifest.feature_schema != known["version"]
-        or not versions.items() <= known["descriptors"].items()
-    ):
-        raise MipsError(f"{shards} hold features of another version of mips_dist; make others")
+    check_shards(shards, manifest, config.model.max_hops)
     block = load(shards, with_conformer=False)
     lacking = set(config.model.descriptors) - set(block.descriptors)
     if lacking:

@@ -18,6 +18,7 @@ CSV_COLUMNS = ("model", "property", "fold", "seed", "protocol", "r2", "rmse", "m
 ALL_SETS = "mean of all sets"
 PUBLISHED = "published"
 BELOW_BOOSTING = "below boosting"
+INCOMPLETE = "incomplete"
 CAPTION = (
     "mean ± sample SD over folds and seeds. strict: the epoch was chosen on an inner split of the "
     "training folds, the test fold scored once. paper: the epoch was chosen on the test fold, "
@@ -51,11 +52,13 @@ class Summary:
     note: str = ""
 
 
-def summarize(results: Iterable[FoldResult], properties: list[Property]) -> list[Summary]:
+def summarize(
+    results: Iterable[FoldResult], properties: list[Property], num_folds: int
+) -> list[Summary]:
     """Average the cells of every model on every property, in the order of `properties`.
 
     The published row of a property follows the rows of our models. After all properties comes the
-    mean over sets of every row that all of them have.
+    mean over sets of every row that all of them have with all folds.
     """
     groups: dict[tuple[str, str, str], list[FoldResult]] = {}
     for result in sorted(results, key=lambda r: (r.model != NETWORK, r.cell())):
@@ -66,7 +69,11 @@ def summarize(results: Iterable[FoldResult], properties: list[Property]) -> list
         boosting = [_mean([c.r2 for c in cells]) for key, cells in own if key[1] == "boosting"]
         for (name, model, protocol), cells in own:
             r2, rmse = [c.r2 for c in cells], [c.rmse for c in cells]
-            is_below = model == NETWORK and boosting and _mean(r2) < boosting[0]
+            note = ""
+            if len(cells) % num_folds:
+                note = INCOMPLETE
+            elif model == NETWORK and boosting and _mean(r2) < boosting[0]:
+                note = BELOW_BOOSTING
             summaries.append(
                 Summary(
                     property=name,
@@ -78,7 +85,7 @@ def summarize(results: Iterable[FoldResult], properties: list[Property]) -> list
                     rmse=_mean(rmse),
                     rmse_sd=_sd(rmse),
                     num_cells=len(cells),
-                    note=BELOW_BOOSTING if is_below else "",
+                    note=note,
                 )
             )
         if prop.published is not None:
@@ -108,7 +115,8 @@ def _means_over_sets(summaries: list[Summary], num_sets: int) -> list[Summary]:
         return []
     groups: dict[tuple[str, str], list[Summary]] = {}
     for summary in summaries:
-        groups.setdefault((summary.model, summary.protocol), []).append(summary)
+        if summary.note != INCOMPLETE:
+            groups.setdefault((summary.model, summary.protocol), []).append(summary)
     return [
         Summary(
             property=ALL_SETS,
@@ -204,6 +212,8 @@ def render(summaries: list[Summary], num_polymers: dict[str, int]) -> Table:
 def _model_name(summary: Summary) -> str:
     if summary.note == PUBLISHED:
         return PUBLISHED
+    if summary.note == INCOMPLETE:
+        return f"{summary.model}\n({summary.num_cells} cells only)"
     return summary.model + " *" * (summary.note == BELOW_BOOSTING)
 
 

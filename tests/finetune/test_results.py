@@ -76,20 +76,23 @@ def summaries():
     properties = [Property(name="tg", unit="K", published=row), Property(name="egc", unit="eV")]
     results = [result(fold=f, r2=r2) for f, r2 in enumerate([0.4, 0.6])]
     results += [result("boosting", fold=f, r2=0.7) for f in range(2)]
-    results += [result(name="egc", r2=0.8), result("boosting", "egc", r2=0.2)]
-    return results, summarize(results, properties)
+    results += [result(name="egc", r2=0.8, fold=f) for f in range(2)]
+    results += [result("boosting", "egc", r2=0.2, fold=f) for f in range(2)]
+    results += [result(name=n, protocol="paper") for n in ("tg", "egc")]  # one fold of two
+    return results, summarize(results, properties, num_folds=2)
 
 
 def test_the_table_has_mean_and_sd_and_the_published_row_beside(summaries):
     tg = [s for s in summaries[1] if s.property == "tg"]
-    assert [s.model for s in tg] == ["mips", "boosting", "MIPS"]
+    assert [s.model for s in tg] == ["mips", "mips", "boosting", "MIPS"]
+    tg.pop(0)  # paper, incomplete
     assert (tg[0].r2, tg[0].num_cells) == (pytest.approx(0.5), 2)
     assert tg[0].r2_sd == pytest.approx(np.std([0.4, 0.6], ddof=1))
     assert tg[0].note == "below boosting"
     assert (tg[2].protocol, tg[2].note) == ("paper", "published")
     egc = next(s for s in summaries[1] if s.property == "egc")
+    assert (egc.protocol, egc.note) == ("paper", "incomplete")
     assert math.isnan(egc.r2_sd)
-    assert egc.note == ""
     # Over sets: only the rows that every set has.
     means = {s.model: s.r2 for s in summaries[1] if s.property == "mean of all sets"}
     assert means == {"mips": pytest.approx(0.65), "boosting": pytest.approx(0.45)}
@@ -99,7 +102,15 @@ def test_the_printed_table_fits_eighty_columns(summaries):
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(render(summaries[1], {"tg": 12, "egc": 3}))
     text = console.export_text()
-    for wanted in ("0.500 ± 0.141", "strict", "paper", "12", "tg, K", "published"):
+    for wanted in (
+        "0.500 ± 0.141",
+        "mips *",
+        "strict",
+        "12",
+        "tg, K",
+        "published",
+        "(1 cells only)",
+    ):
         assert wanted in text
 
 
@@ -110,8 +121,8 @@ def test_the_files_hold_what_the_table_shows(summaries, tmp_path):
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == CSV_COLUMNS
     assert len(rows) == len(results)
-    assert {float(r["r2"]) for r in rows if r["model"] == "mips" and r["property"] == "tg"} == {
-        0.4, 0.6
+    assert {float(r["r2"]) for r in rows if r["model"] == "boosting"} == {
+        0.2, 0.7
     }  # fmt: skip
     write_json(lines, {"failures": {}}, tmp_path / "results.json")
     content = json.loads((tmp_path / "results.json").read_text())
