@@ -112,8 +112,11 @@ def _work(study: Study, cell: Cell) -> float:
 
 
 def _summaries(study: Study, ledger: Ledger) -> list[Summary]:
-    # All that the ledger has of these properties, so that both protocols stand side by side.
-    return summarize(ledger.results.values(), study.properties, study.config.num_folds)
+    # Both protocols stand side by side where the ledger has them, never the seeds of another
+    # command in one mean with those of this one.
+    config = study.config
+    results = [r for r in ledger.results.values() if r.model != NETWORK or r.seed in config.seeds]
+    return summarize(results, study.properties, config.num_folds, len(config.seeds))
 
 
 def _model_jobs(study: Study, run_dir: Path, ledger: Ledger, summaries: list[Summary]) -> list[Job]:
@@ -121,7 +124,8 @@ def _model_jobs(study: Study, run_dir: Path, ledger: Ledger, summaries: list[Sum
     jobs: list[Job] = []
     for prop in study.properties:
         cells = [c for c in study_cells(study.config) if c[:2] == (NETWORK, prop.name)]
-        if has_model(run_dir, prop.name) or any(cell not in ledger.results for cell in cells):
+        is_missing = any(cell not in ledger.results for cell in cells)
+        if is_missing or has_model(study.config, run_dir, prop.name):
             continue
         row = (prop.name, NETWORK, study.config.protocol)
         summary = next(s for s in summaries if (s.property, s.model, s.protocol) == row)
@@ -148,7 +152,7 @@ def _report(
     console.print(f"scores of every fold: {run_dir / 'results.csv'}")
     console.print(f"curves: tensorboard --logdir {run_dir / 'tensorboard'}")
     for prop in study.properties:
-        if has_model(run_dir, prop.name):
+        if has_model(study.config, run_dir, prop.name):
             console.print(f"model of {prop.name}: {model_dir(run_dir, prop.name)}")
     if failures:
         name, reason = next(iter(failures.items()))

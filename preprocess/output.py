@@ -17,6 +17,8 @@ from typing import Any
 from mips_dist.data.shards import MANIFEST_NAME, read_manifest
 from mips_dist.errors import MipsError
 
+REJECTS_NAME = "rejects.csv"
+MERGED_NAME = "merged.csv"
 _RUN_NAME = "run.json"
 _IGNORED = {"input": {"name"}}  # the same bytes under another name are the same input
 
@@ -70,7 +72,7 @@ class OutputFolder:
         Raises
         ------
         MipsError
-            The folder belongs to another command, to something else, or has lost a shard.
+            The folder belongs to another command, to something else, or has lost a file.
         """
         if self.path.exists() and not self.path.is_dir():
             raise MipsError(f"output {self.path} is a file; give a folder that is new or empty")
@@ -82,6 +84,11 @@ class OutputFolder:
                 if not file.is_file() or file.stat().st_size != shard.num_bytes:
                     raise MipsError(
                         f"shard {file} is missing or cut short; remove the folder and run again"
+                    )
+            for table in (REJECTS_NAME, MERGED_NAME):
+                if not (self.path / table).is_file():
+                    raise MipsError(
+                        f"{self.path / table} is missing; remove the folder and run again"
                     )
             shutil.rmtree(self.work, ignore_errors=True)  # if a crash left it behind
             return True

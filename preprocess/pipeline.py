@@ -33,7 +33,14 @@ from mips_dist.data.shards import (
     shard_name,
 )
 from mips_dist.errors import UsageError
-from preprocess.output import OutputFolder, read_checked, write_atomically, write_checked
+from preprocess.output import (
+    MERGED_NAME,
+    REJECTS_NAME,
+    OutputFolder,
+    read_checked,
+    write_atomically,
+    write_checked,
+)
 from preprocess.pool import Task, WorkerPool
 from preprocess.progress import progress
 from preprocess.rows import InputFile, inspect
@@ -287,8 +294,8 @@ def _assemble(
     counts: Counter[str] = Counter()
     by_reason: Counter[str] = Counter()
     with (
-        _table(folder.path / "rejects.csv", "row", "reason") as rejects,
-        _table(folder.path / "merged.csv", "row", "equals") as merged,
+        _table(folder.path / REJECTS_NAME, "row", "reason") as rejects,
+        _table(folder.path / MERGED_NAME, "row", "equals") as merged,
     ):
         for verdict in _verdicts(folder, source):
             first = -1 if verdict.canonical is None else first_row[_key(verdict.canonical)]

@@ -3,19 +3,16 @@
 Pure functions without Ray: what they return depends on their arguments alone (law L7).
 """
 
-import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mips_dist.chem.conformer import STATUS_NAMES
 from mips_dist.chem.descriptors import DESCRIPTOR_GROUPS
 from mips_dist.chem.psmiles import InvalidPolymer, canonicalize, has_stereo_marks
-from mips_dist.chem.sample import Content, Sample, featurize
+from mips_dist.chem.sample import Content, featurize, featurize_each
 from mips_dist.data.block import NO_CONFORMER, PolymerBlock, stack
 from mips_dist.data.shards import BLOCK_SIZE, ShardRecord, encode_shard
-
-_ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
 
 
 @dataclass(kw_only=True)
@@ -47,11 +44,9 @@ def canonical_rows(texts: Sequence[str]) -> CanonicalRows:
             result.canonical.append(canonicalize(text))
         except InvalidPolymer as error:
             result.reasons[place] = str(error)
-        except Exception as error:  # a defect of chemistry must not cost the run its other rows
-            result.reasons[place] = _reason("canonicalization_failed", error)
-        if place in result.reasons:
             result.canonical.append(None)
-        elif has_stereo_marks(text):
+            continue
+        if has_stereo_marks(text):
             result.stereo.append(place)
     return result
 
@@ -84,34 +79,6 @@ def featurize_shard(
     return FeaturizedShard(
         data=data, record=record, reasons=reasons, conformer_status=_count_status(blocks)
     )
-
-
-def featurize_each(
-    canonicals: list[str], make: Callable[[list[str]], list[Sample]]
-) -> tuple[list[Sample], dict[int, str]]:
-    """Featurize all at once, or one by one where that raises.
-
-    Returns
-    -------
-    The samples that were made, in order, and place -> reason of the others.
-    """
-    try:
-        return make(canonicals), {}
-    except Exception:  # someone in the list raises; below each is asked for its own
-        samples, failed = [], {}
-        for place, canonical in enumerate(canonicals):
-            try:
-                samples += make([canonical])
-            except Exception as error:
-                failed[place] = _reason("featurization_failed", error)
-        return samples, failed
-
-
-def _reason(code: str, error: Exception) -> str:
-    """Return a rejection that is the same in every process."""
-    lines = str(error).strip().splitlines()
-    words = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    return f"{code}: {_ADDRESS.sub('0x', words)[:200]}"
 
 
 def _count_status(blocks: Sequence[PolymerBlock]) -> dict[str, int]:

@@ -62,4 +62,12 @@ POLYMERS = [
     "*c1ccc(N(*)c2ccccc2)cc1",
     "*CC(*)c1ccc(B(O)O)cc1",
     "*C1(*)c2ccccc2-c2ccccc21",
+    "*[CH]C*",
+    "*c1ccc(*)[se]1",
+    "*c1ccc[s+]1*",
+    "*[Si]C*",
+    "*[B]c1ccc(*)cc1",
+    "*[N]CC*",
+    "*[C+]C*",
+    "*[C](C)*",
 ]

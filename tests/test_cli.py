@@ -5,7 +5,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from mips_dist.data.schema import feature_schema
+from mips_dist.model.bundle import save_bundle
+from mips_dist.model.mips import MipsConfig, PropertyModel
 from tests.polymers import CORNER_CASES
 
 
@@ -57,3 +61,29 @@ def test_bad_input_is_one_line(tmp_path, content, says, code):
 def test_no_arguments_is_usage():
     assert mips().returncode == 2
     assert mips("canonicalize").returncode == 2
+
+
+def test_a_polymer_that_chemistry_fails_on_stops_no_other_row(tmp_path):
+    torch.manual_seed(0)
+    config = MipsConfig(hidden_dim=16, num_layers=1, num_heads=2, ffn_dim=32, descriptors=[])
+    save_bundle(
+        tmp_path / "model",
+        PropertyModel(config),
+        feature_schema=feature_schema(2, []),
+        metrics={},
+        trained_on="nothing",
+        scaler={"property": "tg_K", "unit": "K", "mean": 300.0, "std": 90.0},
+    )
+    source, output = tmp_path / "in.csv", tmp_path / "out.csv"
+    # Each of these once stopped a whole file.
+    odd = ["*O(C)[Li]C*", "*[40000CH2]C*", "*[S-](*)C", "*CC(*)C"]
+    source.write_text("\n".join(["psmiles", *odd]) + "\n")
+    done = mips("predict", source, "-m", tmp_path / "model", "-o", output)
+    assert (done.returncode, done.stderr) == (0, "")
+    with output.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["psmiles"] for row in rows] == odd
+    assert [row["reason"].partition(":")[0] for row in rows[:2]] == ["bond_type", "isotope"]
+    assert (rows[3]["status"], rows[3]["reason"], rows[3]["tg_K_unit"]) == ("ok", "", "K")
+    for row in rows:
+        assert (row["status"] == "ok") == bool(row["tg_K"])

@@ -14,6 +14,7 @@ import re
 
 import numpy as np
 from rdkit import Chem
+from rdkit.Chem import rdqueries
 
 from mips_dist.chem.psmiles import BOND_OF_ORDER, RepeatUnit, repeat
 
@@ -38,6 +39,7 @@ _HYBRIDIZATION_CODE = {
     Chem.HybridizationType.SP3D2: 5,
 }
 _SP2_QUERY = Chem.MolFromSmarts("[^2]")
+_RADICAL_QUERY = rdqueries.NumRadicalElectronsGreaterQueryAtom(0)
 _ATOM_TOKEN = re.compile(r"\[[^\]]+\]|Br|Cl|[BCNOPSFIbcnops*]")
 
 # What RDKit says of an atom follows from its text, its bonds and whether it is sp2: asked once per
@@ -48,10 +50,15 @@ _row_of_kind: dict[tuple[str, int, float, bool], tuple[int, ...]] = {}
 def read_canonical(canonical: str) -> RepeatUnit:
     """Read a text that `mips_dist.chem.psmiles.canonicalize` wrote, in about a third of a parse.
 
-    No sanitization: charges and aromatic flags of a canonical text are final.
+    No sanitization, but for radicals: charges and aromatic flags of a canonical text are final.
     """
     mol = Chem.MolFromSmiles(canonical, sanitize=False)
     mol.UpdatePropertyCache(False)
+    # Only bracket atoms can be radicals. Counted on aromatic bonds the count is too high ([se]),
+    # so where there seem to be some, the few texts are sanitized after all.
+    Chem.AssignRadicals(mol)
+    if "[" in canonical and len(mol.GetAtomsMatchingQuery(_RADICAL_QUERY)):
+        mol = Chem.MolFromSmiles(canonical)
     Chem.GetSymmSSSR(mol)
     bond_orders = Chem.GetAdjacencyMatrix(mol, useBO=True)
     stars = [i for i, token in enumerate(_ATOM_TOKEN.findall(canonical)) if token == "*"]

@@ -27,6 +27,8 @@ _STAR_QUERY = Chem.MolFromSmarts("[#0]")
 _LABELLED_STAR = re.compile(r"\[\d*\*(?::\d+)?\]")
 _BRACKETED_STAR = re.compile(r"\[[^\]]*\*[^\]]*\]")
 _ATOM_MAP = re.compile(r":\d+(?=\])")
+_MEMORY_ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
+_HUGE_ISOTOPE = re.compile(r"\[\d{4,}")
 _STEREO_MARK = re.compile(r"@@?(?:(?:TH|AL|SP|TB|OH)\d+)?|[/\\]")
 
 BOND_OF_ORDER = {
@@ -55,7 +57,8 @@ class InvalidPolymer(ValueError):
 
     Codes: ``empty``, ``too_long``, ``too_large``, ``characters``, ``unparsable``, ``valence``,
     ``fragments``, ``star_count``, ``star_form``, ``star_degree``, ``star_bond``, ``bond_type``,
-    ``no_atoms``.
+    ``isotope``, ``no_atoms``,
+    ``canonicalization_failed``.
     """
 
     def __init__(self, code: str, explanation: str) -> None:
@@ -130,6 +133,9 @@ def parse(psmiles: str) -> RepeatUnit:
             "too_large", f"{mol.GetNumAtoms() - 2} atoms, at most {MAX_ATOMS} are supported"
         )
     bond_orders = Chem.GetAdjacencyMatrix(mol, useBO=True)
+    if not np.array_equal(bond_orders, bond_orders.T):
+        # RDKit reads some bonds to metals as dative, which have no order seen from one side.
+        raise InvalidPolymer("bond_type", "only single, double, triple and aromatic bonds")
     ends = []
     for star in stars:
         neighbours = np.flatnonzero(bond_orders[star])
@@ -160,6 +166,8 @@ def _clean(psmiles: str) -> str:
     if "~" in text or "->" in text or "<-" in text or "$" in text:
         raise InvalidPolymer("bond_type", "only single, double, triple and aromatic bonds")
     if "[" in text:
+        if _HUGE_ISOTOPE.search(text):
+            raise InvalidPolymer("isotope", "a mass number has at most 3 digits")
         text = _ATOM_MAP.sub("", _LABELLED_STAR.sub("*", text))
         if _BRACKETED_STAR.search(text):
             raise InvalidPolymer(
@@ -187,8 +195,25 @@ def canonicalize(psmiles: str) -> str:
     Raises
     ------
     InvalidPolymer
-        If the text is not a polymer.
+        If the text is not a polymer; nothing else is raised for any text.
     """
+    try:
+        return _canonicalize(psmiles)
+    except InvalidPolymer:
+        raise
+    except Exception as error:
+        # RDKit raises errors of many classes on rare texts; one row must not stop the others.
+        raise InvalidPolymer("canonicalization_failed", in_words(error)) from error
+
+
+def in_words(error: Exception) -> str:
+    """Describe an unexpected error in one line that is the same in every process."""
+    lines = str(error).strip().splitlines()
+    words = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return _MEMORY_ADDRESS.sub("0x", words)[:200]
+
+
+def _canonicalize(psmiles: str) -> str:
     unit = parse(psmiles)
     cuts = allowed_cuts(unit)
     if not cuts[0].is_link:
@@ -200,15 +225,11 @@ def canonicalize(psmiles: str) -> str:
     ends = [(int(colours[cut.left]), int(colours[cut.right])) for cut in cuts]
     period = _primitive_period(unit, cuts, ends)
     if period is not None:
-        return canonicalize(period)
+        return _canonicalize(period)
     keys = [(min(pair), max(pair)) for pair in ends]
     smallest = min(keys)
-    canonical = min(
-        write_cut(unit, c) for c, key in zip(cuts, keys, strict=True) if key == smallest
-    )
-    if "->" in canonical or "<-" in canonical:
-        raise InvalidPolymer("bond_type", "RDKit reads a bond to a metal as dative")
-    return canonical
+    candidates = [cut for cut, key in zip(cuts, keys, strict=True) if key == smallest]
+    return min(write_cut(unit, cut) for cut in candidates)
 
 
 def backbone_path(unit: RepeatUnit) -> list[int]:

@@ -1,5 +1,6 @@
 """Everything that a shard holds of one polymer: graph, conformer, descriptors."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -9,6 +10,7 @@ from rdkit import Chem
 from mips_dist.chem.conformer import Conformer, embed
 from mips_dist.chem.descriptors import atom_pair_3d, rdkit_2d
 from mips_dist.chem.graph import PolymerGraph, build_graphs
+from mips_dist.chem.psmiles import in_words
 
 Content = Literal["full", "topology"]
 
@@ -61,3 +63,32 @@ def featurize(
             descriptors["atom_pair_3d"] = atom_pair_3d(mol, conformer)
         samples.append(Sample(graph, descriptors, conformer))
     return samples
+
+
+def featurize_each(
+    canonicals: list[str], make: Callable[[list[str]], list[Sample]]
+) -> tuple[list[Sample], dict[int, str]]:
+    """Featurize all at once, or one by one where that raises.
+
+    Parameters
+    ----------
+    canonicals
+        Canonical P-SMILES.
+    make
+        `featurize` with its settings.
+
+    Returns
+    -------
+    The samples that were made, in order, and place -> reason of the others.
+    """
+    try:
+        return make(canonicals), {}
+    except Exception:  # someone in the list raises; below each is asked for its own
+        samples: list[Sample] = []
+        failed = {}
+        for place, canonical in enumerate(canonicals):
+            try:
+                samples += make([canonical])
+            except Exception as error:
+                failed[place] = f"featurization_failed: {in_words(error)}"
+        return samples, failed

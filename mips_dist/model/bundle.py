@@ -153,8 +153,7 @@ def load_bundle(directory: Path, expected_schema: Mapping[str, Any]) -> Bundle:
             f"{directory / CONFIG} describes no model of this version ({error}); "
             "copy the whole directory again, or train again"
         ) from error
-    needed = [WEIGHTS, METRICS, *([SCALER] if kind == "property" else [])]
-    missing = [name for name in needed if not (directory / name).is_file()]
+    missing = [name for name in _needed(kind) if not (directory / name).is_file()]
     if missing:
         raise MipsError(f"{directory} lacks {', '.join(missing)}; copy the whole directory again")
     _check_schema(directory, schema, expected_schema)
@@ -167,6 +166,22 @@ def load_bundle(directory: Path, expected_schema: Mapping[str, Any]) -> Bundle:
         scaler=_read_scaler(directory / SCALER) if kind == "property" else None,
         metrics=_read_json(directory / METRICS),
     )
+
+
+def is_complete(directory: Path) -> bool:
+    """Tell whether a model directory has all that it needs, with the weights that were saved."""
+    try:
+        config = _read_json(directory / CONFIG)
+        for name in set(_needed(config.get("kind"))) - {WEIGHTS}:
+            _read_json(directory / name)
+        return _sha256(directory / WEIGHTS) == config.get("weights_sha256")
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, MipsError):
+        return False
+
+
+def _needed(kind: str | None) -> list[str]:
+    """Return the files without which there is no model, beside its configuration."""
+    return [WEIGHTS, METRICS, *([SCALER] if kind == "property" else [])]
 
 
 def _load_weights(model: Model, path: Path, sha256: str) -> None:

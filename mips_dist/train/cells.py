@@ -1,19 +1,20 @@
 """The cells of a study: which there are, how one is run, and the models that follow from them."""
 
-import re
+import json
 import shutil
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from mips_dist.model.bundle import CONFIG, save_bundle
+from mips_dist.model.bundle import METRICS, is_complete, save_bundle
 from mips_dist.train.baselines import baseline_features, fit_predict
 from mips_dist.train.finetuning import OnEpoch, finetune_all, finetune_fold
 from mips_dist.train.results import NETWORK, Cell, FoldResult, regression_scores
-from mips_dist.train.study import FinetuneConfig, Study
+from mips_dist.train.study import FinetuneConfig, Study, slug
 from mips_dist.train.tables import Summary
 
 
@@ -76,9 +77,26 @@ def model_dir(run_dir: Path, name: str) -> Path:
     return run_dir / "models" / slug(name)
 
 
-def has_model(run_dir: Path, name: str) -> bool:
-    """Tell whether the model of a property is finished."""
-    return (model_dir(run_dir, name) / CONFIG).is_file()
+def has_model(config: FinetuneConfig, run_dir: Path, name: str) -> bool:
+    """Tell whether the model of a property is finished, undamaged, and the one of this command.
+
+    The cells of other commands on the same folder, with another protocol or other seeds, may have
+    chosen another epoch and have other scores.
+    """
+    folder = model_dir(run_dir, name)
+    if not is_complete(folder):
+        return False
+    metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+    return all(metrics.get(key) == value for key, value in _origin(config).items())
+
+
+def _origin(config: FinetuneConfig) -> dict[str, Any]:
+    """Return which cells of a property choose the epoch of its model, as its metrics have it."""
+    return {
+        "protocol": config.protocol,
+        "folds": list(range(config.num_folds)),
+        "seeds": list(config.seeds),
+    }
 
 
 def train_model(
@@ -89,9 +107,9 @@ def train_model(
     Parameters
     ----------
     summary
-        Cross-validated scores, which become the metrics of the model.
+        Cross-validated scores of this command's cells, which become the metrics of the model.
     epochs
-        Those that the folds chose; their median is used.
+        Those that the same cells chose; their median is used.
     """
     rows = study.rows[name]
     num_epochs = max(1, round(statistics.median(epochs)))
@@ -104,9 +122,8 @@ def train_model(
         metrics={
             "cross_validated_r2": summary.r2,
             "cross_validated_rmse": summary.rmse,
-            "protocol": summary.protocol,
-            "num_folds_and_seeds": summary.num_cells,
             "num_epochs": num_epochs,
+            **_origin(study.config),
         },
         trained_on=f"All {len(rows.row)} labelled rows ({num_polymers} polymers) of {name}; the "
         "metrics are those of cross-validation, of models that did not see the rows they predict.",
@@ -117,8 +134,3 @@ def train_model(
             "std": fitted.scaler.std,
         },
     )
-
-
-def slug(name: str) -> str:
-    """Return a property name as a file name."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name)

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from mips_dist.config import save_resolved
 from mips_dist.errors import MipsError
+from mips_dist.model.bundle import is_complete
 
 _CONFIG = "config.yaml"
 
@@ -69,8 +70,8 @@ class RunDir:
         return changes
 
     def has_model(self) -> bool:
-        """Whether the run has left its model."""
-        return (self.model / "config.json").is_file()
+        """Whether the run has left its model, undamaged."""
+        return is_complete(self.model)
 
     def check(self, config: Any) -> None:
         """Raise `MipsError` where `open` would refuse the configuration, but write nothing."""

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -99,6 +100,12 @@ class FinetuneConfig(FoldConfig):
         for name in ("properties", "targets", "seeds"):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise ValueError(f"{name}={getattr(self, name)} names one twice")
+        folders = [slug(name) for name in self.targets]
+        if len(set(folders)) < len(folders):
+            raise ValueError(
+                f"targets={self.targets}: two of them would share a model folder "
+                f"({max(folders, key=folders.count)}); rename a column of the csv"
+            )
         if not self.seeds or min(self.seeds) < 0:
             raise ValueError(f"seeds={self.seeds} needs numbers from 0")
         if self.num_folds < 2:
@@ -107,6 +114,11 @@ class FinetuneConfig(FoldConfig):
             raise ValueError(f"num_workers={self.num_workers} must be at least 1")
         if self.gpus_per_trial < 0:
             raise ValueError(f"gpus_per_trial={self.gpus_per_trial} must not be negative")
+
+
+def slug(name: str) -> str:
+    """Return a property name as a file name."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +266,15 @@ def _check_identity(path: Path, identity: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
         temporary.replace(path)
         return
-    saved = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        saved = None
+    if not isinstance(saved, dict):
+        raise MipsError(
+            f"{path} is damaged, so nothing says which study {path.parent} holds; "
+            "delete that folder, or give another run_dir"
+        )
     differing = [key for key in identity if saved.get(key) != identity[key]]
     if differing:
         raise MipsError(

@@ -53,12 +53,13 @@ class Summary:
 
 
 def summarize(
-    results: Iterable[FoldResult], properties: list[Property], num_folds: int
+    results: Iterable[FoldResult], properties: list[Property], num_folds: int, num_seeds: int = 1
 ) -> list[Summary]:
     """Average the cells of every model on every property, in the order of `properties`.
 
     The published row of a property follows the rows of our models. After all properties comes the
-    mean over sets of every row that all of them have with all folds.
+    mean over sets of every row that all of them have with all folds, and the network's with all
+    seeds.
     """
     groups: dict[tuple[str, str, str], list[FoldResult]] = {}
     for result in sorted(results, key=lambda r: (r.model != NETWORK, r.cell())):
@@ -70,7 +71,7 @@ def summarize(
         for (name, model, protocol), cells in own:
             r2, rmse = [c.r2 for c in cells], [c.rmse for c in cells]
             note = ""
-            if len(cells) % num_folds:
+            if len(cells) != num_folds * (num_seeds if model == NETWORK else 1):
                 note = INCOMPLETE
             elif model == NETWORK and boosting and _mean(r2) < boosting[0]:
                 note = BELOW_BOOSTING

@@ -14,7 +14,7 @@ from rich.progress import track
 
 from mips_dist.chem.descriptors import DESCRIPTOR_GROUPS
 from mips_dist.chem.psmiles import InvalidPolymer, canonicalize
-from mips_dist.chem.sample import Content, featurize
+from mips_dist.chem.sample import Content, featurize, featurize_each
 from mips_dist.data.batch import collate
 from mips_dist.data.block import stack
 from mips_dist.data.schema import known_schema
@@ -74,7 +74,8 @@ def _predicted_rows(table: PolymerTable, bundle: Bundle) -> Iterator[list[str]]:
         if canonical not in known:
             known[canonical] = predict_one(bundle, canonical)
         value, remark = known[canonical]
-        yield [*row, canonical, "ok", remark, value, unit]
+        status = "ok" if value else "rejected"
+        yield [*row, canonical, status, remark, value, unit if value else ""]
 
 
 def predict_one(bundle: Bundle, canonical: str) -> tuple[str, str]:
@@ -90,14 +91,19 @@ def predict_one(bundle: Bundle, canonical: str) -> tuple[str, str]:
     Returns
     -------
     The prediction in the property's unit, with the nine digits that a float32 has, and a remark:
-    empty, or the descriptor groups that the polymer does not have.
+    empty, or the descriptor groups that the polymer does not have. No prediction, and the reason,
+    where chemistry fails on the polymer.
     """
     assert bundle.scaler is not None
     config = bundle.model.config
     content: Content = "full" if config.descriptors else "topology"
-    [sample] = featurize([canonical], content, config.max_hops)
+    samples, failed = featurize_each(
+        [canonical], lambda texts: featurize(texts, content, config.max_hops)
+    )
+    if failed:
+        return "", failed[0]
     groups = [DESCRIPTOR_GROUPS[name] for name in config.descriptors]
-    batch = collate(stack([sample], [0], groups), pack_size=None)
+    batch = collate(stack(samples, [0], groups), pack_size=None)
     with torch.inference_mode():
         z = bundle.model(batch).item()
     value = z * bundle.scaler["std"] + bundle.scaler["mean"]

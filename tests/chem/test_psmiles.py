@@ -51,6 +51,9 @@ REJECTIONS = {
     "*P(=*)(C)C": "star_bond",
     "*C~C*": "bond_type",
     "*->[Fe]*": "bond_type",
+    "*O(C)[Li]C*": "bond_type",
+    "*CN(C)(C)[Zn]*": "bond_type",
+    "*[40000CH2]C*": "isotope",
     "**": "no_atoms",
 }
 

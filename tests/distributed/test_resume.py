@@ -88,3 +88,14 @@ def test_a_signal_a_damaged_checkpoint_and_a_finished_run(shards, tmp_path):
     assert finished.code == 0
     assert "is finished" in finished.out
     assert files(tmp_path) == before
+
+    # A model that was lost or damaged is made again, from the last checkpoint, the same.
+    (tmp_path / "model" / "weights.safetensors").write_bytes(b"")
+    mended = pretrain(*arguments)
+    assert mended.code == 0, mended.err
+    assert "is finished" not in mended.out
+    model = str(tmp_path / "model")
+    after = files(tmp_path)
+    assert {k: v for k, v in after.items() if k.startswith(model)} == {
+        k: v for k, v in before.items() if k.startswith(model)
+    }

@@ -98,6 +98,19 @@ def test_the_table_has_mean_and_sd_and_the_published_row_beside(summaries):
     assert means == {"mips": pytest.approx(0.65), "boosting": pytest.approx(0.45)}
 
 
+def test_a_row_without_all_seeds_is_incomplete():
+    results = [result(fold=f, protocol=p) for f in range(2) for p in ("strict", "paper")]
+    results += [result(fold=f, seed=1) for f in range(2)]
+    results += [result("mean", fold=f) for f in range(2)]
+    found = summarize(results, [Property(name="tg")], num_folds=2, num_seeds=2)
+    notes = {(s.model, s.protocol): s.note for s in found}
+    assert notes == {
+        ("mips", "paper"): "incomplete",
+        ("mips", "strict"): "",
+        ("mean", "strict"): "",
+    }
+
+
 def test_the_printed_table_fits_eighty_columns(summaries):
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(render(summaries[1], {"tg": 12, "egc": 3}))

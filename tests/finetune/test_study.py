@@ -17,12 +17,13 @@ import mips_dist
 from mips_dist.config import run
 from mips_dist.data.schema import known_schema
 from mips_dist.errors import MipsError
-from mips_dist.finetune import RayTrials, main
+from mips_dist.finetune import RayTrials, _model_jobs, _summaries, main
 from mips_dist.model.bundle import load_bundle
-from mips_dist.train.cells import model_dir, study_cells
+from mips_dist.train.cells import has_model, model_dir, study_cells, train_model
 from mips_dist.train.finetuning import FittedModel, PropertyRows, finetune_all, predict
-from mips_dist.train.results import Cell
+from mips_dist.train.results import Cell, FoldResult, Ledger
 from mips_dist.train.study import FinetuneConfig, Study, load_study, read_sets
+from mips_dist.train.tables import Summary
 from tests.finetune.learnable import label, labelled_rows, tiny_model, write_csv
 from tests.shard_folder import polymers, write_shards
 
@@ -94,6 +95,60 @@ def test_a_run_folder_takes_no_other_study(config, own_csv):
         study_of(config)
 
 
+@pytest.mark.parametrize("content", ["", '{"lr": 0.0', "[]"])
+def test_a_damaged_study_file_is_refused_with_the_remedy(config, content):
+    study_of(config)
+    (Path(config.run_dir) / "study.json").write_text(content)
+    with pytest.raises(MipsError, match=r"study.json is damaged.*give another run_dir"):
+        study_of(config)
+
+
+def test_the_model_comes_from_the_cells_of_this_command_alone(config):
+    config.baselines = []
+    study, run_dir = study_of(config), Path(config.run_dir)
+    ledger = Ledger(run_dir / "ledger.jsonl")
+
+    def finish(protocol: str, seeds: list[int], r2: float, epoch: int) -> list[dict]:
+        """Give the command's cells these scores, train the models; return the jobs of that."""
+        config.protocol, config.seeds = protocol, seeds
+        for cell in study_cells(config):
+            ledger.append(
+                FoldResult(
+                    **cell._asdict(), r2=r2, rmse=1.0, mae=1.0, unit="K", num_train=9, epoch=epoch
+                )
+            )
+        jobs = _model_jobs(study, run_dir, ledger, _summaries(study, ledger))
+        for job in jobs:
+            train_model(study, run_dir, job["model"], Summary(**job["summary"]), job["epochs"])
+        return jobs
+
+    def metrics() -> list:
+        found = json.loads((model_dir(run_dir, "tg_K") / "metrics.json").read_text())
+        keys = ("protocol", "seeds", "cross_validated_r2", "num_epochs")
+        return [found[key] for key in keys]
+
+    assert len(finish("paper", [0], 0.9, 2)) == 2
+    assert metrics() == ["paper", [0], 0.9, 2]
+    assert finish("paper", [0], 0.9, 2) == []
+    assert len(finish("strict", [0], 0.5, 1)) == 2
+    assert metrics() == ["strict", [0], 0.5, 1]
+    assert len(finish("strict", [1], 0.25, 1)) == 2
+    assert metrics() == ["strict", [1], 0.25, 1]
+
+    summaries = _summaries(study, ledger)  # seed 1 alone; the folder has it in one protocol only
+    assert [(s.protocol, s.r2) for s in summaries if s.property == "tg_K"] == [("strict", 0.25)]
+    config.seeds = [0]
+    assert not has_model(config, run_dir, "tg_K")
+    both = {s.protocol: s.r2 for s in _summaries(study, ledger) if s.property == "tg_K"}
+    assert both == {"paper": 0.9, "strict": 0.5}
+    ledger.close()
+
+    config.seeds = [1]
+    assert has_model(config, run_dir, "tg_K")
+    (model_dir(run_dir, "tg_K") / "weights.safetensors").unlink()
+    assert not has_model(config, run_dir, "tg_K")
+
+
 def test_shards_that_do_not_fit_are_refused(config, tmp_path):
     config.shards = str(write_shards(tmp_path / "few", 10))
     with pytest.raises(MipsError, match=r"lacks 30 of the 40 polymers"):
@@ -123,6 +178,7 @@ def test_baselines_run_once_and_are_strict_under_any_protocol():
         (["protocol=best"], 2, "protocol=best must be one of strict, paper"),
         (["properties=[tg]"], 2, "no 'tg'; choose of egc, egb"),
         (["input=my.csv"], 2, "go together"),
+        (["input=my.csv", "targets=[a b,a_b]"], 2, "would share a model folder (a_b); rename"),
         (["input=none.csv", "targets=[a]"], 1, "no file none.csv"),
         (["input={csv}", "targets=[a]"], 2, "has no column 'a'; its columns: id, psmiles, tg_K"),
         (

@@ -214,6 +214,10 @@ def test_a_folder_of_another_run_or_of_something_else_is_refused(
     same = corpus(tmp_path / "renamed.csv", 20)
     assert in_process(same, output) == 0
     assert contents(output) == before
+    for name in ("rejects.csv", "merged.csv"):
+        (output / name).unlink()
+        refused(f"{name} is missing; remove the folder and run again", source, output)
+        (output / name).write_bytes(before[name])
     shard = output / read_manifest(output).shards[0].name
     shard.write_bytes(shard.read_bytes()[:-512])
     refused("cut short", source, output)

@@ -6,11 +6,15 @@ from dataclasses import replace
 
 import pytest
 
+from mips_dist.data.schema import feature_schema
 from mips_dist.errors import MipsError
+from mips_dist.model.bundle import save_bundle
+from mips_dist.model.mips import MaskedAtomModel
 from mips_dist.train.optim import OptimizerConfig
 from mips_dist.train.pretrain_config import PretrainConfig
 from mips_dist.train.run_dir import RunDir
 from mips_dist.train.signals import StopSignal
+from tests.finetune.learnable import tiny_model
 
 
 def config(folder, **changes) -> PretrainConfig:
@@ -53,6 +57,28 @@ def test_refuse_what_is_no_run(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(MipsError, match="is a file"):
         RunDir(tmp_path / "file").check(config(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "config.json", "metrics.json"])
+def test_a_model_that_lost_or_damaged_a_file_is_not_there(tmp_path, name):
+    folder = RunDir(tmp_path)
+    assert not folder.has_model()
+    save_bundle(
+        folder.model,
+        MaskedAtomModel(tiny_model()),
+        feature_schema=feature_schema(2, []),
+        metrics={},
+        trained_on="nothing",
+    )
+    assert folder.has_model()
+    file = folder.model / name
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]) if name.startswith("weights") else b"{")
+    assert not folder.has_model()
+    file.unlink()
+    assert not folder.has_model()
+    file.write_bytes(whole)
+    assert folder.has_model()
 
 
 def test_one_process_at_a_time(tmp_path):
