@@ -167,11 +167,13 @@ def guarded(call: Callable[[], int | None], debug: bool = False) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        if debug or error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+        if debug:
             traceback.print_exc()
         where = f" ({error.filename})" if error.filename else ""
         remedy = "; free some space and run the same command again" * (error.errno == errno.ENOSPC)
-        print(f"error: {os.strerror(error.errno or 0)}{where}{remedy}", file=sys.stderr)
+        # An OSError that a library made itself may have words only.
+        what = error.strerror or " ".join(str(error).split()) or type(error).__name__
+        print(f"error: {what}{where}{remedy}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)

@@ -4,31 +4,29 @@ Rows are numbered from 0: the first row after the header of a csv, the first row
 the first line of a txt file (one P-SMILES a line, no header). An empty line is a row.
 """
 
-import csv
-import gzip
 import hashlib
-import io
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mips_dist.chem.psmiles import MAX_CHARACTERS
+from mips_dist.chem.psmiles import MAX_CHARACTERS, InvalidPolymer
+from mips_dist.data.records import DAMAGED, find_column, parse, read_header, read_lines
 from mips_dist.errors import MipsError, UsageError
 
 SUFFIXES = (".csv", ".txt", ".parquet")
-DEFAULT_COLUMNS = ("psmiles", "smiles")
 
-# Memory is bounded whatever the file holds: what is longer is cut, and then rejected as too long.
-_MAX_LINE = 1 << 20
-_MAX_QUOTED_LINES = 100  # lines that one quoted cell may span
+
+class Refused(NamedTuple):
+    """A row that has no text to canonicalize, and why (``code: words``)."""
+
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +39,7 @@ class InputFile:
     column: str  # empty for txt
     num_rows: int
 
-    def texts(self) -> Iterator[str]:
+    def texts(self) -> Iterator[str | Refused]:
         """Yield the text of every row, in order; empty where the row has none."""
         return _texts(self.url, self.column)
 
@@ -59,9 +57,9 @@ def inspect(url: str, column: str) -> InputFile:
     Raises
     ------
     MipsError
-        The file is missing, unreadable or empty.
+        The file is missing or unreadable, or has no rows.
     UsageError
-        Unknown file type, or no such column.
+        Unknown file type, an empty csv, or no such column.
     """
     with _opened(url) as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -93,7 +91,7 @@ def _opened(url: str) -> Iterator[Any]:
             yield stream
     except FileNotFoundError as error:
         raise MipsError(f"no file {url}; check the path of input=") from error
-    except (EOFError, gzip.BadGzipFile, zlib.error, pa.ArrowInvalid) as error:
+    except (*DAMAGED, pa.ArrowInvalid) as error:
         raise MipsError(f"{url} is damaged or cut short ({error}); fetch it again") from error
     except (OSError, ImportError, ValueError) as error:
         raise MipsError(f"{url} cannot be read ({error}); check the path of input=") from error
@@ -101,39 +99,9 @@ def _opened(url: str) -> Iterator[Any]:
 
 @contextmanager
 def _lines(url: str) -> Iterator[Iterator[str]]:
-    """Open a text file as lines of bounded length, in UTF-8 with or without byte-order mark."""
+    """Open a text file as lines of bounded length."""
     with _opened(url) as raw:
-        plain: Any = gzip.GzipFile(fileobj=raw) if url.lower().endswith(".gz") else raw
-        # Other encodings give replacement characters, and those a rejected row, not a crash.
-        text = io.TextIOWrapper(plain, encoding="utf-8-sig", errors="replace", newline="")
-        yield _bounded_lines(text)
-
-
-def _bounded_lines(text: io.TextIOWrapper) -> Iterator[str]:
-    while line := text.readline(_MAX_LINE):
-        rest = line
-        while len(rest) == _MAX_LINE and not rest.endswith(("\n", "\r")):
-            rest = text.readline(_MAX_LINE)
-        yield line
-
-
-def _records(lines: Iterator[str]) -> Iterator[list[str]]:
-    """Parse csv lines; a quote that is never closed spoils its own line and no other."""
-    csv.field_size_limit(_MAX_LINE * (_MAX_QUOTED_LINES + 1))
-    waiting: list[str] = []  # lines that were read ahead
-    while (line := waiting.pop(0) if waiting else next(lines, None)) is not None:
-        group = [line]
-        # An odd number of quotes: the cell goes on in the next line.
-        is_open = line.count('"') % 2 == 1
-        while is_open and len(group) <= _MAX_QUOTED_LINES:
-            following = waiting.pop(0) if waiting else next(lines, None)
-            if following is None:
-                break
-            group.append(following)
-            is_open = following.count('"') % 2 == 0
-        if is_open:
-            group, waiting = group[:1], group[1:] + waiting
-        yield from csv.reader(group)
+        yield read_lines(raw, url, is_cut=True)
 
 
 def _find_column(url: str, column: str) -> str:
@@ -146,20 +114,11 @@ def _find_column(url: str, column: str) -> str:
             names = pq.ParquetFile(stream).schema_arrow.names
     else:
         with _lines(url) as lines:
-            header = next(_records(lines), None)
-        if not header:
-            raise MipsError(f"{url} is empty; give a csv file with a psmiles column")
-        names = [name.strip() for name in header]
-    wanted = (column,) if column else DEFAULT_COLUMNS
-    for name in wanted:
-        for existing in names:
-            if existing == name or (not column and existing.lower() == name):
-                return existing
-    shown = ", ".join(repr(name[:40]) for name in names[:20])
-    raise UsageError(f"{url} has no column {' or '.join(wanted)}; it has: {shown}; see column=")
+            names = [name.strip() for name in read_header(url, parse(lines))]
+    return names[find_column(url, names, column)]
 
 
-def _texts(url: str, column: str) -> Iterator[str]:
+def _texts(url: str, column: str) -> Iterator[str | Refused]:
     suffix = _suffix(url)
     if suffix == ".parquet":
         with _opened(url) as stream:
@@ -171,10 +130,14 @@ def _texts(url: str, column: str) -> Iterator[str]:
         if suffix == ".txt":
             yield from (_cell(line) for line in lines)
             return
-        records = _records(lines)
-        place = [name.strip() for name in next(records)].index(column)
+        records = parse(lines)
+        header = read_header(url, records)
+        place = find_column(url, header, column)
         for record in records:
-            yield _cell(record[place] if place < len(record) else "")
+            try:
+                yield _cell(record.text(place, len(header)))
+            except InvalidPolymer as error:
+                yield Refused(str(error))
 
 
 def _cell(text: str) -> str:

@@ -13,6 +13,7 @@ from mips_dist.chem.psmiles import InvalidPolymer, canonicalize, has_stereo_mark
 from mips_dist.chem.sample import Content, featurize, featurize_each
 from mips_dist.data.block import NO_CONFORMER, PolymerBlock, stack
 from mips_dist.data.shards import BLOCK_SIZE, ShardRecord, encode_shard
+from preprocess.rows import Refused
 
 
 @dataclass(kw_only=True)
@@ -36,10 +37,14 @@ class FeaturizedShard:
     conformer_status: dict[str, int]
 
 
-def canonical_rows(texts: Sequence[str]) -> CanonicalRows:
+def canonical_rows(texts: Sequence[str | Refused]) -> CanonicalRows:
     """Canonicalize or reject each text."""
     result = CanonicalRows()
     for place, text in enumerate(texts):
+        if isinstance(text, Refused):
+            result.reasons[place] = text.reason
+            result.canonical.append(None)
+            continue
         try:
             result.canonical.append(canonicalize(text))
         except InvalidPolymer as error:

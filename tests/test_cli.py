@@ -1,15 +1,20 @@
 """The mips command, run as a user runs it."""
 
 import csv
+import gzip
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from mips_dist.data.schema import feature_schema
+from mips_dist.errors import UsageError
 from mips_dist.model.bundle import save_bundle
 from mips_dist.model.mips import MipsConfig, PropertyModel
+from mips_dist.use.canonicalize import canonicalize_file
 from tests.polymers import CORNER_CASES
 
 
@@ -40,9 +45,9 @@ def test_canonicalize_keeps_rows_and_columns(tmp_path):
 @pytest.mark.parametrize(
     ("content", "says", "code"),
     [
-        (None, "does not exist", 1),
+        (None, "no file", 1),
         ("", "is empty", 2),
-        ("name,value\na,1\n", "no column psmiles; its columns are: name, value", 2),
+        ("name,value\na,1\n", "no column psmiles or smiles; its columns are: name, value", 2),
         ("psmiles\n", "no rows", 2),
     ],
 )
@@ -56,6 +61,48 @@ def test_bad_input_is_one_line(tmp_path, content, says, code):
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_damaged_gzip_is_one_line(tmp_path):
+    packed = bytearray(gzip.compress(b"psmiles\n" + b"*CC*\n" * 99))
+    packed[10] = 0xFF  # no such type of block: zlib.error
+    source = tmp_path / "in.csv.gz"
+    source.write_bytes(packed)
+    done = mips("canonicalize", source, "-o", tmp_path / "out.csv")
+    assert done.returncode == 1
+    assert "is damaged or cut short" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("header", "output", "says"),
+    [
+        ("psmiles", ".", ". is a folder"),
+        ("psmiles", "nowhere/out.csv", "nowhere is no folder"),
+        ("psmiles", "in.csv", "is the input"),
+        ("psmiles,status", "out.csv", "has a column status already"),
+    ],
+)
+def test_bad_output_is_one_line(tmp_path, monkeypatch, header, output, says):
+    monkeypatch.chdir(tmp_path)
+    source = tmp_path / "in.csv"
+    source.write_text(f"{header}\n*CC*\n")
+    with pytest.raises(UsageError, match=re.escape(says)) as caught:
+        canonicalize_file(source, Path(output))
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+
+
+def test_every_column_is_written_as_it_was(tmp_path):
+    source, output = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_bytes(
+        b'psmiles,note\n*CC*,caf\xe9 \0\n*CO*,"' + b"x" * 2_000_000 + b'"\n*CN*,"a\nb"\n'
+    )
+    canonicalize_file(source, output)
+    lines = output.read_bytes().split(b"\n")
+    assert lines[1] == b"*CC*,caf\xe9 \0,*C*,ok,"
+    assert lines[2].startswith(b"*CO*," + b"x" * 2_000_000 + b",,rejected,too_long")
+    assert lines[3:5] == [b'*CN*,"a', b'b",*CN*,ok,']
 
 
 def test_no_arguments_is_usage():

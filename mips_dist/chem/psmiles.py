@@ -58,7 +58,7 @@ class InvalidPolymer(ValueError):
     Codes: ``empty``, ``too_long``, ``too_large``, ``characters``, ``unparsable``, ``valence``,
     ``fragments``, ``star_count``, ``star_form``, ``star_degree``, ``star_bond``, ``bond_type``,
     ``isotope``, ``no_atoms``,
-    ``canonicalization_failed``.
+    ``canonicalization_failed``; ``columns`` for a row of a table that is cut wrong.
     """
 
     def __init__(self, code: str, explanation: str) -> None:

@@ -4,8 +4,6 @@ Rows are never merged: a polymer that stands in two rows keeps both labels, and 
 (`mips_dist.data.folds`) keep its rows together.
 """
 
-import csv
-import gzip
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +14,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mips_dist.chem.psmiles import InvalidPolymer, canonicalize
+from mips_dist.data.records import PSMILES_COLUMNS, find_column, read_csv
 from mips_dist.errors import MipsError, UsageError
 
-PSMILES_COLUMN = "psmiles"
+PSMILES_COLUMN = PSMILES_COLUMNS[0]  # the name in files that are written
 # The eight sets, in the order of the published tables; each has a file in configs/property/.
 BENCHMARK = ("egc", "egb", "eea", "ei", "xc", "eps", "nc", "eat")
 _MISSING = frozenset({"", "na", "n/a", "nan", "none", "null", "-"})
@@ -153,16 +152,20 @@ def read_labelled_sets(properties: list[Property]) -> tuple[list[LabelledSet], l
 def _read_one(
     prop: Property, spellings: dict[str, str | InvalidPolymer]
 ) -> tuple[LabelledSet, list[Reject]]:
+    header, records = read_csv(Path(prop.file))
+    psmiles_column = find_column(prop.file, header)
+    value_column = find_column(prop.file, header, prop.column)
     rejects: list[Reject] = []
     rows: list[int] = []
     canonicals: list[str] = []
     values: list[float] = []
-    for row, (text, label) in enumerate(_read_columns(Path(prop.file), prop.column)):
-        if text not in spellings:
-            spellings[text] = _canonical_or_error(text)
-        canonical = spellings[text]
-        if isinstance(canonical, InvalidPolymer):
-            rejects.append(Reject(prop.file, row, str(canonical)))
+    for row, record in enumerate(records):
+        try:
+            text = record.text(psmiles_column, len(header))
+            label = record.text(value_column, len(header))
+            canonical = _canonical(text, spellings)
+        except InvalidPolymer as error:
+            rejects.append(Reject(prop.file, row, str(error)))
             continue
         value = _parse_value(label)
         if value is None:
@@ -177,29 +180,17 @@ def _read_one(
     return LabelledSet(prop, row_array, canonicals, np.array(values)), rejects
 
 
-def _read_columns(path: Path, column: str) -> list[tuple[str, str]]:
-    """Return (P-SMILES text, label text) of each row; a trailing empty column does no harm."""
-    if not path.is_file():
-        raise MipsError(f"no file {path}; give the path of a csv with a {PSMILES_COLUMN} column")
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            names = [name for name in reader.fieldnames or [] if name]
-            for wanted in (PSMILES_COLUMN, column):
-                if wanted not in names:
-                    found = ", ".join(names) or "none"
-                    raise UsageError(f"{path} has no column '{wanted}'; its columns: {found}")
-            return [((r[PSMILES_COLUMN] or "").strip(), (r[column] or "").strip()) for r in reader]
-    except (UnicodeDecodeError, csv.Error, gzip.BadGzipFile, EOFError) as error:
-        raise MipsError(f"{path} is not a csv in UTF-8: {error}") from error
-
-
-def _canonical_or_error(text: str) -> str | InvalidPolymer:
-    try:
-        return canonicalize(text)
-    except InvalidPolymer as error:
-        return error
+def _canonical(text: str, known: dict[str, str | InvalidPolymer]) -> str:
+    """Canonicalize, or raise `InvalidPolymer`; each text once for all properties."""
+    if text not in known:
+        try:
+            known[text] = canonicalize(text)
+        except InvalidPolymer as error:
+            known[text] = error
+    spelling = known[text]
+    if isinstance(spelling, InvalidPolymer):
+        raise spelling
+    return spelling
 
 
 def _parse_value(label: str) -> float | None:

@@ -245,6 +245,7 @@ def _identity(config: FinetuneConfig, sets: list[LabelledSet], folds_sha256: str
         **training,
         "model": asdict(config.model),
         "properties": [labelled.property.name for labelled in sets],
+        "units": [labelled.property.unit for labelled in sets],
         "labels_sha256": labels.hexdigest(),
         "folds_sha256": folds_sha256,
         "num_folds": config.num_folds,

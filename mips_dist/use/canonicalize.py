@@ -1,13 +1,8 @@
 """Write the one canonical spelling beside every P-SMILES of a csv: rows in = rows out."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import track
-
-from mips_dist.chem.psmiles import InvalidPolymer, canonicalize
 from mips_dist.use.table import PolymerTable
 
 COLUMNS = ("canonical", "status", "reason")
@@ -28,15 +23,5 @@ def canonicalize_file(input: Path, output: Path) -> None:
 
 
 def _rows(table: PolymerTable) -> Iterator[list[str]]:
-    rows = track(
-        table.rows(),
-        description="canonical spelling",
-        total=table.num_rows,
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-    )
-    for row, psmiles in rows:
-        try:
-            yield [*row, canonicalize(psmiles), "ok", ""]
-        except InvalidPolymer as error:
-            yield [*row, "", "rejected", str(error)]
+    for row, canonical, reason in table.rows("canonical spelling"):
+        yield [*row, canonical, "rejected" if reason else "ok", reason]

@@ -4,16 +4,12 @@ Each distinct polymer is computed once, by itself, from its canonical spelling, 
 prediction depends on the polymer alone, bit for bit: not on its spelling, nor on the other rows.
 """
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import track
 
 from mips_dist.chem.descriptors import DESCRIPTOR_GROUPS
-from mips_dist.chem.psmiles import InvalidPolymer, canonicalize
 from mips_dist.chem.sample import Content, featurize, featurize_each
 from mips_dist.data.batch import collate
 from mips_dist.data.block import stack
@@ -58,18 +54,9 @@ def _predicted_rows(table: PolymerTable, bundle: Bundle) -> Iterator[list[str]]:
     assert bundle.scaler is not None
     unit = bundle.scaler["unit"]
     known: dict[str, tuple[str, str]] = {}  # canonical -> prediction, remark
-    rows = track(
-        table.rows(),
-        description="predicting",
-        total=table.num_rows,
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-    )
-    for row, psmiles in rows:
-        try:
-            canonical = canonicalize(psmiles)
-        except InvalidPolymer as error:
-            yield [*row, "", "rejected", str(error), "", ""]
+    for row, canonical, reason in table.rows("predicting"):
+        if reason:
+            yield [*row, "", "rejected", reason, "", ""]
             continue
         if canonical not in known:
             known[canonical] = predict_one(bundle, canonical)

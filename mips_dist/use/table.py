@@ -3,7 +3,7 @@
 import csv
 import gzip
 import os
-import zlib
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,9 +11,12 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import IO
 
-from mips_dist.errors import MipsError, UsageError
+from rich.console import Console
+from rich.progress import track
 
-PSMILES_COLUMNS = ("psmiles", "smiles")
+from mips_dist.chem.psmiles import InvalidPolymer, canonicalize
+from mips_dist.data.records import DECODING_ERRORS, find_column, read_csv
+from mips_dist.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class PolymerTable:
     psmiles_column
         Index of the column of P-SMILES.
     num_rows
-        Rows after the header; blank lines are none.
+        Rows after the header; a blank line is one.
     """
 
     path: Path
@@ -44,34 +47,42 @@ class PolymerTable:
         MipsError
             The file is missing or cannot be read.
         UsageError
-            No column of P-SMILES, no rows, or a row longer than the header.
+            No column of P-SMILES, or no rows.
         """
-        if not path.is_file():
-            raise MipsError(f"{path} does not exist; give a csv or csv.gz file")
-        rows = _read(path)
-        header = next(rows, None)
-        if header is None:
-            raise UsageError(f"{path} is empty; it needs a header with a column psmiles")
-        column = find_psmiles(path, header)
-        num_rows = 0
-        for row in rows:
-            num_rows += 1
-            if len(row) > len(header):
-                raise UsageError(
-                    f"{path}: row {num_rows} has {len(row)} values, the header {len(header)}; "
-                    "quote values that contain a comma"
-                )
+        header, records = read_csv(path)
+        column = find_column(str(path), header)
+        num_rows = sum(1 for _ in records)
         if num_rows == 0:
             raise UsageError(f"{path} has a header and no rows; add polymers")
         return cls(path, header, column, num_rows)
 
-    def rows(self) -> Iterator[tuple[list[str], str]]:
-        """Yield each row, filled up to the length of the header, and its P-SMILES."""
-        rows = _read(self.path)
-        next(rows)
-        for row in rows:
-            row += [""] * (len(self.header) - len(row))
-            yield row, row[self.psmiles_column].strip()
+    def rows(self, description: str) -> Iterator[tuple[list[str], str, str]]:
+        """Yield each row with its canonical P-SMILES, and show the progress on a terminal.
+
+        Parameters
+        ----------
+        description
+            What is being done, as the progress bar says it.
+
+        Yields
+        ------
+        The values of the row, as many as the header has; its canonical P-SMILES, empty where it is
+        rejected; the reason of the rejection, empty where there is none.
+        """
+        _, records = read_csv(self.path)
+        width = len(self.header)
+        for record in track(
+            records,
+            description=description,
+            total=self.num_rows,
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+        ):
+            row = record.values[:width] + [""] * (width - len(record.values))
+            try:
+                yield row, canonicalize(record.text(self.psmiles_column, width)), ""
+            except InvalidPolymer as error:
+                yield row, "", str(error)
 
     def write(self, output: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Write the table with more columns; the output appears when it is complete.
@@ -84,35 +95,28 @@ class PolymerTable:
             Names of the added columns.
         rows
             Whole rows: the values of `rows` and the added ones.
+
+        Raises
+        ------
+        UsageError
+            Before the first row is asked for: the output cannot be written, or the input has one of
+            the added columns.
         """
+        if output.is_dir():
+            raise UsageError(f"{output} is a folder; give the name of a csv file with -o")
         if output.exists() and output.samefile(self.path):
             raise UsageError(f"{output} is the input; give another name with -o")
         if not output.parent.is_dir():
             raise UsageError(f"{output.parent} is no folder; make it, or give another name with -o")
+        for name in columns:
+            if name in (existing.strip() for existing in self.header):
+                raise UsageError(
+                    f"{self.path} has a column {name} already, which would be added; rename it"
+                )
         with _replacing(output) as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow([*self.header, *columns])
             writer.writerows(rows)
-
-
-def find_psmiles(path: Path, header: Sequence[str]) -> int:
-    """Return the index of the column of P-SMILES; the case of its name does not matter."""
-    names = [name.strip().lower() for name in header]
-    for wanted in PSMILES_COLUMNS:
-        if wanted in names:
-            return names.index(wanted)
-    found = ", ".join(name for name in header if name.strip()) or "none"
-    raise UsageError(f"{path} has no column psmiles; its columns are: {found}")
-
-
-def _read(path: Path) -> Iterator[list[str]]:
-    """Yield the rows of a csv, blank lines left out."""
-    try:
-        opener = gzip.open if path.suffix == ".gz" else open
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-            yield from (row for row in csv.reader(file) if row)
-    except (UnicodeDecodeError, csv.Error, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise MipsError(f"{path} is no readable csv ({error}); save it as UTF-8 csv") from error
 
 
 @contextmanager
@@ -124,7 +128,9 @@ def _replacing(output: Path) -> Iterator[IO[str]]:
             # No name and no time in the gzip header: equal rows give equal bytes.
             is_gzip = output.suffix == ".gz"
             packed = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if is_gzip else raw
-            with TextIOWrapper(packed, encoding="utf-8", newline="") as file:
+            with TextIOWrapper(
+                packed, encoding="utf-8", errors=DECODING_ERRORS, newline=""
+            ) as file:
                 yield file
         os.replace(partial, output)
     finally:

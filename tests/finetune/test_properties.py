@@ -77,12 +77,17 @@ def test_gzip_is_read(tmp_path):
     ("content", "column", "error", "message"),
     [
         (None, "value", MipsError, "no file"),
-        (b"psmiles,value\n*CC*,1\n", "tg", UsageError, "no column 'tg'; its columns: psmiles, val"),
-        (b"smiles,value\n*CC*,1\n", "value", UsageError, "no column 'psmiles'"),
-        (b"", "value", UsageError, "no column"),
+        (
+            b"psmiles,value\n*CC*,1\n",
+            "tg",
+            UsageError,
+            "no column tg; its columns are: psmiles, val",
+        ),
+        (b"unit,value\n*CC*,1\n", "value", UsageError, "no column psmiles or smiles"),
+        (b"", "value", UsageError, "is empty"),
         (b"psmiles,value\n", "value", MipsError, "no usable row"),
         (b"psmiles,value\n*CC*,\n", "value", MipsError, "no usable row"),
-        (b"psmiles,value\n\xff\xfe,1\n", "value", MipsError, "not a csv"),
+        (b"psmiles,value\n\xff\xfe,1\n", "value", MipsError, "no usable row"),
     ],
 )
 def test_wrong_files_are_one_line(tmp_path, content, column, error, message):

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mips_dist.chem.psmiles import canonicalize
+from mips_dist.chem import psmiles as psmiles_module
+from mips_dist.chem.psmiles import RepeatUnit, canonicalize
 from mips_dist.chem.sample import Sample
 from mips_dist.config import run
 from mips_dist.data.shards import load, read_manifest
@@ -153,12 +154,13 @@ def test_a_polymer_that_cannot_be_featurized_is_a_reject_and_so_are_its_equals(
 
 
 def test_a_canonicalization_that_raises_costs_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(text: str) -> str:
-        if text == "*CC*":
+    def broken(unit: RepeatUnit) -> list[int]:
+        if unit.mol.GetNumAtoms() == 4:
             raise IndexError
-        return canonicalize(text)
+        return backbone_path(unit)
 
-    monkeypatch.setattr(work, "canonicalize", broken)
+    backbone_path = psmiles_module.backbone_path
+    monkeypatch.setattr(psmiles_module, "backbone_path", broken)
     verdicts = work.canonical_rows(["*O*", "*CC*", "*N*"])
     assert verdicts.canonical == ["*O*", None, "*N*"]
     assert verdicts.reasons == {1: "canonicalization_failed: IndexError"}
@@ -272,7 +274,7 @@ def test_altered_work_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (["input=nowhere.csv", "output=out"], 1, "no file nowhere.csv"),
         (["input=in.csv", "output=out", "colour=red"], 2, "colour"),
         (["input=in.csv", "output=out", "content=some"], 2, "content=some"),
-        (["input=in.csv", "output=out", "column=name"], 2, "it has: 'psmiles', 'note'"),
+        (["input=in.csv", "output=out", "column=name"], 2, "its columns are: psmiles, note"),
         (["input=in.csv", "output=out", "num_actors=0"], 2, "num_actors=0"),
     ],
 )

@@ -7,14 +7,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mips_dist.chem.psmiles import MAX_CHARACTERS
+from mips_dist.data.records import MAX_LINE
 from mips_dist.errors import MipsError, UsageError
-from preprocess.rows import inspect
+from preprocess.rows import Refused, inspect
 
 TEXTS = ["*CC*", "*CC(*)C", "", "*OCC*"]
 
 
-def rows_of(path: Path, data: bytes, column: str = "") -> list[str]:
+def rows_of(path: Path, data: bytes, column: str = "") -> list[str | Refused]:
     path.write_bytes(data)
     source = inspect(str(path), column)
     texts = list(source.texts())
@@ -28,7 +28,7 @@ def rows_of(path: Path, data: bytes, column: str = "") -> list[str]:
         ("a.csv", b"psmiles\n*CC*\n*CC(*)C\n\n*OCC*\n"),
         ("no_last_newline.csv", b"psmiles\n*CC*\n*CC(*)C\n\n*OCC*"),
         ("bom_crlf.csv", b"\xef\xbb\xbfpsmiles\r\n*CC*\r\n*CC(*)C\r\n\r\n*OCC*\r\n"),
-        ("extra.csv", b'id,psmiles,note\n1,*CC*,"a, b"\n2, *CC(*)C ,\n3,,\n4,*OCC*,x,y\n'),
+        ("extra.csv", b'id,psmiles,note\n1,*CC*,"a, b"\n2, *CC(*)C ,\n3,,\n4,*OCC*,x\n'),
         ("quoted.csv", b'SMILES,note\n"*CC*","two\nlines"\n*CC(*)C,5" pipe\n"",""""\n*OCC*,\n'),
         ("lines.txt", b"*CC*\n*CC(*)C\r\n\n*OCC*"),
     ],
@@ -59,9 +59,9 @@ def test_hostile_lines_are_rows(tmp_path: Path) -> None:
     assert texts[0] == "*C\0C*"
     assert texts[1] == "never closed,x"
     assert texts[2] == "*CC*"
-    assert len(texts[3]) == MAX_CHARACTERS + 1  # cut, and so rejected as too long
+    assert texts[3] == Refused(f"too_long: a line of more than {MAX_LINE} characters")
     assert texts[4] == "*OCC*"
-    assert texts[5] == "\N{REPLACEMENT CHARACTER}" * 2 + "*"
+    assert texts[5] == "\udcff\udcfe*"
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,12 @@ def test_hostile_lines_are_rows(tmp_path: Path) -> None:
         ("a.csv", b"", MipsError, "is empty"),
         ("a.csv", b"psmiles\n", MipsError, "has no rows"),
         ("a.txt", b"", MipsError, "has no rows"),
-        ("a.csv", b"name,value\nx,1\n", UsageError, "no column psmiles or smiles; it has: 'name'"),
+        (
+            "a.csv",
+            b"name,value\nx,1\n",
+            UsageError,
+            "no column psmiles or smiles; its columns are: name, value",
+        ),
         ("a.xlsx", b"PK", UsageError, "no known type"),
         ("a.csv.gz", gzip.compress(b"psmiles\n" + b"*CC*\n" * 9)[:-9], MipsError, "damaged"),
         ("a.csv.gz", b"psmiles\n*CC*\n", MipsError, "damaged"),
