@@ -49,6 +49,9 @@ from mips_dist.train.study import (
 from mips_dist.train.tables import Summary, render, summarize, write_csv, write_json
 
 RAY_ENVIRONMENT = {
+    # Made for desktops; it is what binds a local Ray to 127.0.0.1. An address given to ray.init is
+    # replaced by one that other machines can reach.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -246,7 +249,6 @@ class RayTrials:
             log_to_driver=False,
             logging_level=logging.ERROR,
             object_store_memory=OBJECT_STORE_BYTES,
-            _node_ip_address="127.0.0.1",
             _temp_dir=self._temporary,
         )
 
