@@ -180,7 +180,7 @@ def test_baselines_run_once_and_are_strict_under_any_protocol():
         (["input=my.csv"], 2, "go together"),
         (["input=my.csv", "targets=[a b,a_b]"], 2, "would share a model folder (a_b); rename"),
         (["input=none.csv", "targets=[a]"], 1, "no file none.csv"),
-        (["input={csv}", "targets=[a]"], 2, "has no column 'a'; its columns: id, psmiles, tg_K"),
+        (["input={csv}", "targets=[a]"], 2, "has no column a; its columns are: id, psmiles, tg_K"),
         (
             ["input={csv}", "targets=[tg_K]", "num_folds=30"],
             1,

@@ -151,7 +151,7 @@ def write(path: Path, text: str) -> Path:
 def predicted(source: Path, model_dir: Path, output: Path) -> list[dict[str, str]]:
     predict_file(source, model_dir, output)
     opener = gzip.open if output.suffix == ".gz" else open
-    with opener(output, "rt", newline="") as file:
+    with opener(output, "rt", newline="", errors="surrogateescape") as file:
         return list(csv.DictReader(file))
 
 
@@ -160,14 +160,15 @@ def test_rows_in_are_rows_out(tmp_path):
     text = 'name,PSMILES,\n"a,b",*CC(*)c1ccccc1,\nc,nonsense,x\n\nd,[*]C(C[*])c1ccccc1\n,,\n'
     source = write(tmp_path / "in.csv", text)
     rows = predicted(source, model_dir, tmp_path / "out.csv")
-    assert [row["name"] for row in rows] == ["a,b", "c", "d", ""]
-    assert [row[""] for row in rows] == ["", "x", "", ""]
-    assert [row["status"] for row in rows] == ["ok", "rejected", "ok", "rejected"]
+    # The blank line is a row as well.
+    assert [row["name"] for row in rows] == ["a,b", "c", "", "d", ""]
+    assert [row[""] for row in rows] == ["", "x", "", "", ""]
+    assert [row["status"] for row in rows] == ["ok", "rejected", "rejected", "ok", "rejected"]
     assert list(rows[0]) == [
         *("name", "PSMILES", "", "canonical", "status", "reason", "egc", "egc_unit"),
     ]
-    assert rows[0]["canonical"] == rows[2]["canonical"] == "*CC(*)c1ccccc1"
-    assert rows[0]["egc"] == rows[2]["egc"] != ""
+    assert rows[0]["canonical"] == rows[3]["canonical"] == "*CC(*)c1ccccc1"
+    assert rows[0]["egc"] == rows[3]["egc"] != ""
     assert rows[0]["egc_unit"] == "eV"
     assert rows[1]["reason"]
     assert rows[1]["egc"] == ""
@@ -213,25 +214,29 @@ def test_wrong_inputs_are_one_line(tmp_path, model_dir):
     cases = {
         "": "is empty",
         "psmiles\n": "no rows",
-        "name,polymer\na,*C*\n": "no column psmiles; its columns are: name, polymer",
-        "psmiles\n*C*,2\n": "row 1 has 2 values, the header 1",
+        "name,polymer\na,*C*\n": "no column psmiles or smiles; its columns are: name, polymer",
     }
     output = tmp_path / "out.csv"
     for text, match in cases.items():
         source = write(tmp_path / "in.csv", text)
         with pytest.raises(UsageError, match=match):
             predict_file(source, model_dir, output)
-    with pytest.raises(MipsError, match="does not exist"):
+    with pytest.raises(MipsError, match="no file"):
         predict_file(tmp_path / "nowhere.csv", model_dir, output)
-    (tmp_path / "in.csv").write_bytes(b"psmiles\n\xff\xfe\n")
-    with pytest.raises(MipsError, match="UTF-8"):
-        predict_file(tmp_path / "in.csv", model_dir, output)
     source = write(tmp_path / "in.csv", "psmiles\n*C*\n")
     with pytest.raises(UsageError, match="is the input"):
         predict_file(source, model_dir, source)
     with pytest.raises(UsageError, match="no folder"):
         predict_file(source, model_dir, tmp_path / "missing" / "out.csv")
     assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "model"}
+
+
+def test_a_bad_row_stops_no_other(tmp_path):
+    model_dir = save(tmp_path / "model", descriptors=[])
+    (tmp_path / "in.csv").write_bytes(b"psmiles\n*C*,2\n\xff\xfe\n*C*\n")
+    rows = predicted(tmp_path / "in.csv", model_dir, tmp_path / "out.csv")
+    assert [row["reason"].partition(":")[0] for row in rows] == ["columns", "characters", ""]
+    assert rows[2]["egc"] != ""
 
 
 def test_interrupted_prediction_leaves_nothing(tmp_path, model_dir, monkeypatch):
