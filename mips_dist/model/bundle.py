@@ -104,7 +104,7 @@ def save_bundle(
         "kind": "property" if is_property else "pretrained",
         "model": asdict(model.config),
         "feature_schema": dict(feature_schema),
-        "weights_sha256": _sha256(partial / WEIGHTS),
+        "weights_sha256": file_sha256(partial / WEIGHTS),
     }
     _write_json(partial / CONFIG, config)
     _write_json(partial / METRICS, dict(metrics))
@@ -174,7 +174,7 @@ def is_complete(directory: Path) -> bool:
         config = _read_json(directory / CONFIG)
         for name in set(_needed(config.get("kind"))) - {WEIGHTS}:
             _read_json(directory / name)
-        return _sha256(directory / WEIGHTS) == config.get("weights_sha256")
+        return file_sha256(directory / WEIGHTS) == config.get("weights_sha256")
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, MipsError):
         return False
 
@@ -185,7 +185,7 @@ def _needed(kind: str | None) -> list[str]:
 
 
 def _load_weights(model: Model, path: Path, sha256: str) -> None:
-    if _sha256(path) != sha256:
+    if file_sha256(path) != sha256:
         raise MipsError(
             f"{path} is not the file that was saved (sha256 differs from {CONFIG}); "
             "copy the whole directory again"
@@ -235,7 +235,8 @@ def _check_replaceable(directory: Path) -> None:
         )
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file in hexadecimal, read piece by piece."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mips_dist.errors import MipsError
+from mips_dist.model.bundle import file_sha256
 
 FORMAT = 1
 _PREFIX = "step-"
@@ -97,7 +98,7 @@ def save(
             moments |= {f"{key}.{name}": whole[key].contiguous() for key in _MOMENT_NAMES}
         save_file(weights, partial / _WEIGHTS)
         save_file(moments, partial / _MOMENTS)
-        files = {name: _sha256(partial / name) for name in (_WEIGHTS, _MOMENTS)}
+        files = {name: file_sha256(partial / name) for name in (_WEIGHTS, _MOMENTS)}
         body = {"format": FORMAT, "step": step, "files": files, "state": state}
         text = json.dumps({"sha256": _digest(body), **body}, indent=1)
         (partial / _STATE).write_text(text + "\n", encoding="utf-8")
@@ -158,7 +159,7 @@ def _open(folder: Path) -> Checkpoint:
         if body.pop("sha256") != _digest(body):
             raise _Damaged(f"{_STATE} was altered")
         for name, sha256 in body["files"].items():
-            if _sha256(folder / name) != sha256:
+            if file_sha256(folder / name) != sha256:
                 raise _Damaged(f"{name} was altered or cut short")
         if body["format"] != FORMAT:
             raise MipsError(
@@ -186,11 +187,6 @@ def _free_name(path: Path) -> Path:
 
 def _digest(body: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush(path: Path) -> None:

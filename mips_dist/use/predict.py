@@ -16,6 +16,7 @@ from mips_dist.data.block import stack
 from mips_dist.data.schema import known_schema
 from mips_dist.errors import MipsError
 from mips_dist.model.bundle import Bundle, load_bundle
+from mips_dist.use.canonicalize import COLUMNS
 from mips_dist.use.table import PolymerTable
 
 
@@ -40,7 +41,7 @@ def predict_file(input: Path, model_dir: Path, output: Path) -> None:
         )
     name = bundle.scaler["property"]
     table = PolymerTable.open(input)
-    columns = ["canonical", "status", "reason", name, f"{name}_unit"]
+    columns = [*COLUMNS, name, f"{name}_unit"]
     # More threads would change the order of sums, and with it the last bits.
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
