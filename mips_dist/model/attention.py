@@ -15,6 +15,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from mips_dist.data.batch import PolymerBatch
+from mips_dist.model.dropout import dropout
 
 NUM_BOND_TYPES = 5  # chem.graph.BOND_TYPES
 
@@ -157,6 +158,6 @@ class LocalAttention(nn.Module):
         q_XHTK, k_XHTK, v_XHTK = packed.permute(2, 0, 3, 1, 4).unbind(0)
         # Scaled before the product, so that fp16 does not overflow; softmax in the biases' fp32.
         logits = (q_XHTK * self.scale) @ k_XHTK.transpose(-1, -2) + bias_XBTT
-        weights = F.dropout(logits.softmax(-1).to(v_XHTK.dtype), self.dropout, self.training)
+        weights = dropout(logits.softmax(-1).to(v_XHTK.dtype), self.dropout, self.training)
         mixed = (weights @ v_XHTK).transpose(1, 2).flatten(2).flatten(0, 1)
         return self.out(mixed.index_select(0, batch.token_slot))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mips_dist.data.batch import PolymerBatch
 from mips_dist.model.attention import LocalAttention, PairBias
+from mips_dist.model.dropout import dropout
 from mips_dist.model.embedding import NUM_ATOM_CLASSES, AtomEmbedding
 from mips_dist.model.spatial import DESCRIPTOR_WIDTHS, DescriptorFusion, check_descriptors
 
@@ -118,7 +119,7 @@ class Layer(nn.Module):
         return self._drop(self.narrow(self._drop(self.activation(self.widen(x_ND)))))
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+        return dropout(x, self.dropout, self.training)
 
 
 class MipsEncoder(nn.Module):
@@ -164,7 +165,7 @@ class Head(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return (rows of x, num_outputs)."""
         hidden = self.activation(self.hidden(x))
-        return self.output(F.dropout(hidden, self.dropout, self.training))
+        return self.output(dropout(hidden, self.dropout, self.training))
 
 
 class MaskedAtomModel(nn.Module):
