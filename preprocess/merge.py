@@ -6,6 +6,7 @@ each is sorted alone. What is merged is spilled again, by row, and becomes one n
 disk. The result is a function of the verdicts alone.
 """
 
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -148,17 +149,17 @@ class _Parts:
         groups = np.split(records[order], starts[1:])
         for number, group in zip(parts.tolist(), groups, strict=False):
             # Opened for each group: thousands of open files are more than many systems allow.
-            with self._path(number).open("ab") as stream:
+            with open(self._path(number), "ab") as stream:
                 stream.write(group.tobytes())
 
     def pieces(self, part: int) -> Iterator[Records]:
         """Yield the records of a part, at most `PART_SIZE` at a time."""
-        path = self._path(part)
-        if not path.exists():
+        if not os.path.exists(path := self._path(part)):
             return
-        with path.open("rb") as stream:
+        with open(path, "rb") as stream:
             while len(piece := np.fromfile(stream, self._dtype, PART_SIZE)):
                 yield piece
 
-    def _path(self, part: int) -> Path:
-        return self._folder / f"{part:05d}"
+    def _path(self, part: int) -> str:
+        # Plain text: a Path would keep its name for good, and there are many.
+        return f"{self._folder}/{part:05d}"
