@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mips_dist.data.files import write_atomically
 from mips_dist.errors import MipsError, UsageError
 
 C = TypeVar("C")
@@ -99,7 +100,7 @@ def _keys(schema: type, prefix: str = "") -> list[str]:
 
 def save_resolved(config: Any, path: Path) -> None:
     """Write a configuration dataclass as YAML, every value resolved."""
-    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True), encoding="utf-8")
+    write_atomically(path, OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True))
 
 
 def help_text(schema: type, config_name: str) -> str:

@@ -7,43 +7,29 @@ arguments into bytes; the driver writes every file, so neither their number nor 
 they finish nor the death of any can change a byte (law L7).
 """
 
-import csv
 import hashlib
-import json
-import os
 import sys
 import time
 import zlib
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO, TypeVar
+from typing import Any, TypeVar
 
 from mips_dist.chem.descriptors import DESCRIPTOR_GROUPS
 from mips_dist.chem.graph import FEATURE_SCHEMA
-from mips_dist.data.shards import (
-    BLOCK_SIZE,
-    SCHEMA_VERSION,
-    Manifest,
-    ShardRecord,
-    shard_name,
-)
+from mips_dist.data.files import write_atomically
+from mips_dist.data.shards import BLOCK_SIZE, SCHEMA_VERSION, shard_name
 from mips_dist.errors import UsageError
-from preprocess.output import (
-    MERGED_NAME,
-    REJECTS_NAME,
-    OutputFolder,
-    read_checked,
-    write_atomically,
-    write_checked,
-)
+from preprocess.accounting import account, summary
+from preprocess.merge import FirstRows, find_first_rows
+from preprocess.output import OutputFolder, read_checked, write_checked
 from preprocess.pool import Task, WorkerPool
 from preprocess.progress import progress
 from preprocess.rows import InputFile, inspect
+from preprocess.verdicts import VerdictFiles, digest_of
 
 T = TypeVar("T")
 
@@ -97,15 +83,6 @@ class PreprocessConfig:
             raise ValueError(f"seed={self.seed}: must be 0 to 2147483647")
 
 
-class Verdict(NamedTuple):
-    """What became of an input row in the first pass."""
-
-    row: int
-    canonical: str | None
-    reason: str  # empty unless rejected
-    lost_stereo: bool
-
-
 def preprocess(config: PreprocessConfig) -> None:
     """Make shards, or go on with those that an interrupted run of the same command began."""
     if not config.input or not config.output:
@@ -119,14 +96,20 @@ def preprocess(config: PreprocessConfig) -> None:
         return
     actors = "one actor per core" if config.num_actors is None else f"{config.num_actors} actors"
     print(f"{source.name}: {source.num_rows:,} rows; Ray starts {actors}", file=sys.stderr)
+    verdicts = VerdictFiles(folder.work / "rows", source.num_rows)
     with folder.begun():
         with WorkerPool(config.num_actors) as pool:
-            _canonicalize_rows(source, folder, pool)
-            first_row = _first_rows(folder, source)
-            _featurize_shards(config, folder, source, first_row, pool)
-        manifest = _assemble(header, folder, source, first_row)
+            _canonicalize_rows(source, verdicts, pool)
+            first_rows = find_first_rows(verdicts, source.num_rows, folder.work)
+            num_shards = _featurize_shards(config, folder, verdicts, first_rows, pool)
+        records = (_read_record(folder, shard) for shard in range(num_shards))
+        manifest = account(header, folder.path, verdicts, first_rows, records)
         folder.finish(manifest.to_json())
-    _print_summary(folder, manifest, time.monotonic() - start, pool.num_deaths)
+    seconds = time.monotonic() - start
+    print(f"{folder.path}: {manifest.num_rows:,} rows in {seconds:,.1f} s")
+    print("\n".join(summary(manifest)))
+    if pool.num_deaths:
+        print(f"  {pool.num_deaths} actors died; others did their work")
 
 
 def manifest_header(config: PreprocessConfig, source: InputFile) -> dict[str, Any]:
@@ -156,28 +139,25 @@ def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield chunk
 
 
-def _digest(values: Any) -> str:
-    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
-
-
-def _rows_file(folder: OutputFolder, chunk: int) -> Path:
-    return folder.work / "rows" / f"{chunk:06d}.json"
-
-
 def _record_file(folder: OutputFolder, shard: int) -> Path:
     return folder.work / "shards" / f"{shard:06d}.json"
 
 
-def _canonicalize_rows(source: InputFile, folder: OutputFolder, pool: WorkerPool) -> None:
+def _read_record(folder: OutputFolder, shard: int) -> dict[str, Any]:
+    values = read_checked(_record_file(folder, shard))
+    assert values is not None, "the second pass wrote every record"
+    return values
+
+
+def _canonicalize_rows(source: InputFile, verdicts: VerdictFiles, pool: WorkerPool) -> None:
     """First pass: leave a file with the verdicts on every chunk of rows."""
     with progress("canonical spellings", source.num_rows, "rows") as advance:
         digests: dict[int, str] = {}
 
         def unfinished() -> Iterator[Task]:
             for chunk, texts in enumerate(_chunks(source.texts(), CHUNK_SIZE)):
-                digest = _digest(texts)
-                found = read_checked(_rows_file(folder, chunk))
-                if found is not None and found["texts"] == digest:
+                digest = digest_of(texts)
+                if verdicts.is_done(chunk, digest):
                     advance(len(texts), is_new=False)
                     continue
                 digests[chunk] = digest
@@ -186,36 +166,8 @@ def _canonicalize_rows(source: InputFile, folder: OutputFolder, pool: WorkerPool
                 yield Task(key=chunk, label=label, arguments=(texts,))
 
         for chunk, result in pool.run("canonicalize", unfinished()):
-            values = {"texts": digests.pop(chunk), **asdict(result)}
-            write_checked(_rows_file(folder, chunk), values)
+            verdicts.write(chunk, digests.pop(chunk), result)
             advance(len(result.canonical))
-
-
-def _verdicts(folder: OutputFolder, source: InputFile) -> Iterator[Verdict]:
-    """Yield the verdict of every row, in order."""
-    row = 0
-    for chunk in range(-(-source.num_rows // CHUNK_SIZE)):
-        values = read_checked(_rows_file(folder, chunk))
-        assert values is not None, "the first pass wrote every chunk"
-        stereo = set(values["stereo"])
-        for place, canonical in enumerate(values["canonical"]):
-            reason = values["reasons"].get(str(place), "")
-            yield Verdict(row, canonical, reason, place in stereo)
-            row += 1
-
-
-def _key(canonical: str) -> bytes:
-    """Return 128 bits that stand for a polymer."""
-    return hashlib.blake2b(canonical.encode(), digest_size=16).digest()
-
-
-def _first_rows(folder: OutputFolder, source: InputFile) -> dict[bytes, int]:
-    """Return for each polymer the first row that spells it."""
-    first_row: dict[bytes, int] = {}
-    for verdict in _verdicts(folder, source):
-        if verdict.canonical is not None:
-            first_row.setdefault(_key(verdict.canonical), verdict.row)
-    return first_row
 
 
 def shard_size(num_polymers: int, content: str) -> int:
@@ -226,26 +178,34 @@ def shard_size(num_polymers: int, content: str) -> int:
     return min(max(size, _MIN_SHARD_SIZE), BLOCKS_PER_SHARD[content] * BLOCK_SIZE)
 
 
+def _polymers(verdicts: VerdictFiles, first_rows: FirstRows) -> Iterator[tuple[int, str]]:
+    """Yield row and canonical spelling of each first row, in order."""
+    for chunk in verdicts:
+        firsts = first_rows.of(chunk).tolist()
+        for row, (canonical, first) in enumerate(
+            zip(chunk.canonical, firsts, strict=True), chunk.start
+        ):
+            if canonical is not None and row == first:
+                yield row, canonical
+
+
 def _featurize_shards(
     config: PreprocessConfig,
     folder: OutputFolder,
-    source: InputFile,
-    first_row: dict[bytes, int],
+    verdicts: VerdictFiles,
+    first_rows: FirstRows,
     pool: WorkerPool,
-) -> None:
-    """Second pass: leave every shard and, after it, the file with its record."""
-    polymers = (
-        (verdict.row, verdict.canonical)
-        for verdict in _verdicts(folder, source)
-        if verdict.canonical is not None and first_row[_key(verdict.canonical)] == verdict.row
-    )
-    size = shard_size(len(first_row), config.content)
-    with progress("featurization", len(first_row), "polymers") as advance:
+) -> int:
+    """Second pass: leave every shard and, after it, the file with its record; count the shards."""
+    num_polymers = first_rows.num_polymers
+    size = shard_size(num_polymers, config.content)
+    polymers = _polymers(verdicts, first_rows)
+    with progress("featurization", num_polymers, "polymers") as advance:
         plans: dict[int, tuple[str, int]] = {}
 
         def unfinished() -> Iterator[Task]:
             for shard, part in enumerate(_chunks(polymers, size)):
-                digest = _digest(part)
+                digest = digest_of(part)
                 if _is_shard_done(folder, shard, digest):
                     advance(len(part), is_new=False)
                     continue
@@ -266,6 +226,7 @@ def _featurize_shards(
             }
             write_checked(_record_file(folder, shard), values)
             advance(count)
+    return -(-num_polymers // size)
 
 
 def _is_shard_done(folder: OutputFolder, shard: int, digest: str) -> bool:
@@ -275,84 +236,3 @@ def _is_shard_done(folder: OutputFolder, shard: int, digest: str) -> bool:
         return False
     found: str = hashlib.sha256(file.read_bytes()).hexdigest()
     return bool(found == values["shard"]["sha256"])
-
-
-def _assemble(
-    header: dict[str, Any], folder: OutputFolder, source: InputFile, first_row: dict[bytes, int]
-) -> Manifest:
-    """Account for every row (law L9), and return the manifest."""
-    records: list[ShardRecord] = []
-    status: Counter[str] = Counter()
-    failed: dict[int, str] = {}  # row -> reason, of polymers that could not be featurized
-    size = shard_size(len(first_row), header["content"])
-    for shard in range(-(-len(first_row) // size)):
-        values = read_checked(_record_file(folder, shard))
-        assert values is not None, "the second pass wrote every record"
-        records.append(ShardRecord.from_json(values["shard"]))
-        status.update(values["conformer_status"])
-        failed |= {int(row): reason for row, reason in values["reasons"].items()}
-    counts: Counter[str] = Counter()
-    by_reason: Counter[str] = Counter()
-    with (
-        _table(folder.path / REJECTS_NAME, "row", "reason") as rejects,
-        _table(folder.path / MERGED_NAME, "row", "equals") as merged,
-    ):
-        for verdict in _verdicts(folder, source):
-            first = -1 if verdict.canonical is None else first_row[_key(verdict.canonical)]
-            # A row that equals one which cannot be featurized shares its fate.
-            reason = verdict.reason or failed.get(first, "")
-            if reason:
-                rejects.writerow([verdict.row, reason])
-                by_reason[reason.partition(":")[0]] += 1
-                continue
-            counts["stereo_dropped"] += verdict.lost_stereo
-            counts["num_samples"] += first == verdict.row
-            if first != verdict.row:
-                merged.writerow([verdict.row, first])
-                counts["num_merged"] += 1
-    return Manifest(
-        **header,
-        num_rows=source.num_rows,
-        num_samples=counts["num_samples"],
-        num_merged=counts["num_merged"],
-        num_rejected=by_reason.total(),
-        rejected_by_reason=dict(sorted(by_reason.items())),
-        stereo_dropped=counts["stereo_dropped"],
-        conformer_status=dict(sorted(status.items())),
-        shards=records,
-    )
-
-
-@contextmanager
-def _table(path: Path, *columns: str) -> Iterator[Any]:
-    """Write a csv file that appears when it is whole."""
-    partial = path.with_name(path.name + ".partial")
-    stream: TextIO
-    with partial.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(columns)
-        yield writer
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)
-
-
-def _print_summary(
-    folder: OutputFolder, manifest: Manifest, seconds: float, num_deaths: int
-) -> None:
-    size = sum(shard.num_bytes for shard in manifest.shards) / 1e6
-    lines = [
-        f"{folder.path}: {manifest.num_rows:,} rows in {seconds:,.1f} s",
-        f"  samples   {manifest.num_samples:,} in {len(manifest.shards)} shards, {size:.1f} MB",
-        f"  merged    {manifest.num_merged:,} spell a polymer of an earlier row (merged.csv)",
-        f"  rejected  {manifest.num_rejected:,} (rejects.csv)",
-    ]
-    lines += [f"    {reason}: {count:,}" for reason, count in manifest.rejected_by_reason.items()]
-    if manifest.stereo_dropped:
-        lines.append(f"  stereo marks dropped in {manifest.stereo_dropped:,} rows")
-    if manifest.conformer_status:
-        found = [f"{name} {count:,}" for name, count in manifest.conformer_status.items()]
-        lines.append(f"  conformers: {', '.join(found)}")
-    if num_deaths:
-        lines.append(f"  {num_deaths} actors died; others did their work")
-    print("\n".join(lines), flush=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from mips_dist.data.files import write_atomically
 from mips_dist.data.properties import LabelledSet
 from mips_dist.errors import MipsError
 
@@ -95,10 +96,8 @@ def load_or_assign(
         text = folds_text(sets, folds)
         digest = folds_hash(text)
         # The csv last: where it stands, its hash stands too.
-        _hash_path(path).write_text(f"{digest}  {path.name}\n", encoding="utf-8")
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        write_atomically(_hash_path(path), f"{digest}  {path.name}\n")
+        write_atomically(path, text)
         return folds, digest
     return read_folds(path, sets, num_folds)
 

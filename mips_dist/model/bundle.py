@@ -11,6 +11,7 @@ from typing import Any, Literal, TypedDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from mips_dist.data.files import flush_to_disk
 from mips_dist.errors import MipsError
 from mips_dist.model.mips import MaskedAtomModel, MipsConfig, PropertyModel
 
@@ -114,9 +115,12 @@ def save_bundle(
     text = card(config, metrics, trained_on, scaler, num_parameters)
     (partial / CARD).write_text(text, encoding="utf-8")
 
+    for path in (*partial.iterdir(), partial):
+        flush_to_disk(path)
     if directory.exists():
         shutil.rmtree(directory)
     partial.rename(directory)
+    flush_to_disk(directory.parent)
 
 
 def load_bundle(directory: Path, expected_schema: Mapping[str, Any]) -> Bundle:

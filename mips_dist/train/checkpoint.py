@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mips_dist.data.files import flush_to_disk
 from mips_dist.errors import MipsError
 from mips_dist.model.bundle import file_sha256
 
@@ -103,11 +104,11 @@ def save(
         text = json.dumps({"sha256": _digest(body), **body}, indent=1)
         (partial / _STATE).write_text(text + "\n", encoding="utf-8")
         for name in (*files, _STATE, "."):
-            _flush(partial / name)
+            flush_to_disk(partial / name)
         # Only a damaged one can be in the way: a complete one would have been resumed from.
         shutil.rmtree(final, ignore_errors=True)
         os.replace(partial, final)
-        _flush(root)
+        flush_to_disk(root)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise MipsError(
@@ -187,12 +188,3 @@ def _free_name(path: Path) -> Path:
 
 def _digest(body: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Ask the disk to keep a file or folder before anything later is written."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -16,6 +16,7 @@ import numpy as np
 
 from mips_dist.config import configs_dir
 from mips_dist.data.block import PolymerBlock
+from mips_dist.data.files import write_atomically
 from mips_dist.data.folds import FOLDS_FILE, Fold, load_or_assign
 from mips_dist.data.properties import (
     BENCHMARK,
@@ -263,9 +264,7 @@ def _identity(config: FinetuneConfig, sets: list[LabelledSet], folds_sha256: str
 
 def _check_identity(path: Path, identity: dict[str, Any]) -> None:
     if not path.exists():
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        write_atomically(path, json.dumps(identity, indent=1) + "\n")
         return
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
@@ -314,7 +313,7 @@ def _features(
 def _preprocess(config: FinetuneConfig, canonicals: list[str], shards: Path) -> None:
     """Run the preprocessing application on the distinct polymers, in a process of its own."""
     structures = Path(config.run_dir) / "structures.csv"
-    structures.write_text("\n".join([PSMILES_COLUMN, *canonicals]) + "\n", encoding="utf-8")
+    write_atomically(structures, "\n".join([PSMILES_COLUMN, *canonicals]) + "\n")
     overrides = {
         "input": str(structures.resolve()),
         "output": str(shards.resolve()),

@@ -1,6 +1,7 @@
 """Tables of a study: a csv row per cell; mean and SD over folds and seeds, as JSON and printed."""
 
 import csv
+import io
 import json
 import math
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from mips_dist.data.files import write_atomically
 from mips_dist.data.properties import Property
 from mips_dist.train.results import NETWORK, FoldResult
 
@@ -146,13 +148,12 @@ def _sd(values: list[float]) -> float:
 
 def write_csv(results: Iterable[FoldResult], path: Path) -> None:
     """Write the scores, one line a cell, sorted by cell; floats at full precision."""
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(CSV_COLUMNS)
-        for result in sorted(results, key=lambda r: r.cell()):
-            writer.writerow([getattr(result, column) for column in CSV_COLUMNS])
-    temporary.replace(path)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for result in sorted(results, key=lambda r: r.cell()):
+        writer.writerow([getattr(result, column) for column in CSV_COLUMNS])
+    write_atomically(path, text.getvalue())
 
 
 def write_json(summaries: list[Summary], about: dict[str, Any], path: Path) -> None:
@@ -167,9 +168,7 @@ def write_json(summaries: list[Summary], about: dict[str, Any], path: Path) -> N
             for summary in summaries
         ],
     }
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(path, json.dumps(content, indent=1) + "\n")
 
 
 def render(summaries: list[Summary], num_polymers: dict[str, int]) -> Table:

@@ -2,19 +2,17 @@
 
 import csv
 import gzip
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
-from typing import IO
 
 from rich.console import Console
 from rich.progress import track
 
 from mips_dist.chem.psmiles import InvalidPolymer, canonicalize
+from mips_dist.data.files import replacing
 from mips_dist.data.records import DECODING_ERRORS, find_column, read_csv
 from mips_dist.errors import UsageError
 
@@ -113,25 +111,14 @@ class PolymerTable:
                 raise UsageError(
                     f"{self.path} has a column {name} already, which would be added; rename it"
                 )
-        with _replacing(output) as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([*self.header, *columns])
-            writer.writerows(rows)
-
-
-@contextmanager
-def _replacing(output: Path) -> Iterator[IO[str]]:
-    """Open a file that takes the place of `output` at the end, or vanishes on an error."""
-    partial = output.with_name(f".{output.name}.partial")
-    try:
-        with partial.open("wb") as raw:
+        with replacing(output) as raw:
             # No name and no time in the gzip header: equal rows give equal bytes.
             is_gzip = output.suffix == ".gz"
             packed = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if is_gzip else raw
-            with TextIOWrapper(
-                packed, encoding="utf-8", errors=DECODING_ERRORS, newline=""
-            ) as file:
-                yield file
-        os.replace(partial, output)
-    finally:
-        partial.unlink(missing_ok=True)
+            file = TextIOWrapper(packed, encoding="utf-8", errors=DECODING_ERRORS, newline="")
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow([*self.header, *columns])
+            writer.writerows(rows)
+            file.detach()  # writes what is left, and leaves the file open
+            if is_gzip:
+                packed.close()

@@ -236,7 +236,7 @@ def test_a_begun_run_is_refused_to_another_and_to_a_second_process(
         assert in_process(source, output) == 1
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "_first_rows", crash)
+    monkeypatch.setattr(pipeline, "find_first_rows", crash)
     assert in_process(source, output) == 130
     assert "another run is at work" in capsys.readouterr().err
     monkeypatch.undo()
@@ -256,7 +256,7 @@ def test_altered_work_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "_assemble", crash)
+        patch.setattr(pipeline, "account", crash)
         assert in_process(source, output) == 130
     flipped, lost = sorted(output.glob("*.tar"))[:2]
     flipped.write_bytes(bytes([flipped.read_bytes()[0] ^ 1]) + flipped.read_bytes()[1:])

@@ -1,0 +1,48 @@
+"""Files that are there whole or not at all, whatever happens to the process or the machine."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes the place of `path` at the end, or vanishes on an error.
+
+    Contents reach the disk before the name does, and the name before this returns: after a power
+    cut `path` is the old file or the new one. Only a kill leaves the hidden partial file behind;
+    the next writer of `path` replaces it.
+
+    Parameters
+    ----------
+    path
+        Replaced if it exists; its folder must exist.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    except BaseException:  # Ctrl-C and a full disk too
+        partial.unlink(missing_ok=True)
+        raise
+    flush_to_disk(path.parent)
+
+
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Write a file in one go (see `replacing`); text in UTF-8."""
+    with replacing(path) as stream:
+        stream.write(data.encode() if isinstance(data, str) else data)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file, or the list of names in a folder, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,127 @@
+"""Open the input wherever it lies; what goes wrong on the way becomes one line."""
+
+import hashlib
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import fsspec
+
+from mips_dist.errors import MipsError, UsageError
+
+_BLOCK_BYTES = 1 << 23  # read ahead of a remote file
+_BUFFER_BYTES = 1 << 18
+_EXTRA = {"s3": "s3", "s3a": "s3", "http": "http", "https": "http"}
+
+
+class Source(io.RawIOBase):
+    """A file as it is, compressed or not, which is hashed while it is read from its beginning."""
+
+    def __init__(self, url: str, file: Any) -> None:
+        self._url = url
+        self._file = file
+        self._hash: Any = hashlib.sha256()
+
+    def readable(self) -> bool:  # noqa: D102
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read; whatever class of error the file system raises is a lost transfer."""
+        try:
+            data: bytes = self._file.read(len(buffer))
+        except Exception as error:
+            raise _unreadable(self._url, error) from error
+        if self._hash is not None:
+            self._hash.update(data)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def sha256(self) -> str:
+        """Read what is left, and return the sha256 of the whole file."""
+        while self.read(_BUFFER_BYTES):
+            pass
+        digest: str = self._hash.hexdigest()
+        return digest
+
+    def at_random(self) -> Any:
+        """Return the file for reading at any place; nothing is hashed from here on."""
+        self._hash = None
+        return self
+
+    def seekable(self) -> bool:  # noqa: D102
+        return self._hash is None
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Move; only after `at_random`."""
+        try:
+            self._file.seek(offset, whence)
+            return self.tell()
+        except Exception as error:
+            raise _unreadable(self._url, error) from error
+
+    def tell(self) -> int:
+        """Return the place in the file."""
+        return int(self._file.tell())
+
+
+def shown(url: str) -> str:
+    """Return a URL without what may be secret in it."""
+    if "://" not in url:
+        return url
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Source]:
+    """Open a local path or a URL that fsspec knows.
+
+    Credentials come from the environment, as the service's own tools read them.
+
+    Raises
+    ------
+    MipsError
+        No such file, no access, or the transfer breaks off.
+    UsageError
+        The URL holds a password.
+    """
+    scheme = urlsplit(url).scheme if "://" in url else ""
+    if "@" in urlsplit(url).netloc and scheme:
+        raise UsageError(
+            f"input={shown(url)} was given with a password, which logs would keep; "
+            "set credentials in the environment (AWS_ACCESS_KEY_ID and so on)"
+        )
+    options: dict[str, Any] = {}
+    try:
+        if scheme in ("http", "https"):
+            options["client_kwargs"] = {"timeout": _patience()}
+        system, path = fsspec.core.url_to_fs(url, **options)
+        file = system.open(path, "rb", block_size=_BLOCK_BYTES)
+    except FileNotFoundError as error:
+        raise MipsError(f"no file {shown(url)}; check the path of input=") from error
+    except ImportError as error:
+        extra = _EXTRA.get(scheme)
+        remedy = f"pip install 'mips-dist[{extra}]'" if extra else "install it, or copy the file"
+        raise MipsError(f"{shown(url)} needs a package that is not installed; {remedy}") from error
+    except Exception as error:  # each file system has its own classes
+        raise _unreadable(url, error) from error
+    with file:
+        yield Source(url, file)
+
+
+def _patience() -> Any:
+    """Return time limits for http: none in all, for a file is read as fast as actors need it."""
+    from aiohttp import ClientTimeout
+
+    return ClientTimeout(total=None, sock_connect=30.0, sock_read=60.0)
+
+
+def _unreadable(url: str, error: Exception) -> MipsError:
+    words = " ".join(str(error).split())[:200].replace(url, shown(url)) or type(error).__name__
+    if "://" in url:
+        remedy = "check the address, credentials and connection, and run the same command again"
+    else:
+        remedy = "check the path of input="
+    return MipsError(f"{shown(url)} cannot be read ({words}); {remedy}")
