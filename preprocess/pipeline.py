@@ -18,7 +18,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mips_dist.chem.descriptors import DESCRIPTOR_GROUPS
+from mips_dist.chem.conformer import BACKENDS, check_backend
+from mips_dist.chem.descriptors import descriptor_groups
 from mips_dist.chem.graph import FEATURE_SCHEMA
 from mips_dist.data.files import write_atomically
 from mips_dist.data.shards import BLOCK_SIZE, SCHEMA_VERSION, shard_name
@@ -60,6 +61,10 @@ class PreprocessConfig:
         Radius of attention in bonds; models refuse shards made with another one.
     seed
         Seed of the conformers.
+    num_conformers
+        Conformers of each polymer; models refuse shards made with another number.
+    conformer_backend
+        ``rdkit``, or ``nvmolkit`` on a GPU.
     column
         Column with the P-SMILES; empty: psmiles, else smiles.
     """
@@ -70,6 +75,8 @@ class PreprocessConfig:
     content: str = "full"
     max_hops: int = 2
     seed: int = 0
+    num_conformers: int = 1
+    conformer_backend: str = "rdkit"
     column: str = ""
 
     def __post_init__(self) -> None:
@@ -79,14 +86,22 @@ class PreprocessConfig:
             raise ValueError(f"num_actors={self.num_actors}: must be at least 1")
         if not 1 <= self.max_hops <= _MAX_HOPS:
             raise ValueError(f"max_hops={self.max_hops}: must be 1 to {_MAX_HOPS}")
-        if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed={self.seed}: must be 0 to 2147483647")
+        if not 0 <= self.seed < 2**31 - 1:
+            raise ValueError(f"seed={self.seed}: must be 0 to 2147483646")
+        if self.num_conformers < 1:
+            raise ValueError(f"num_conformers={self.num_conformers}: must be at least 1")
+        if self.conformer_backend not in BACKENDS:
+            raise ValueError(
+                f"conformer_backend={self.conformer_backend}: must be {' or '.join(BACKENDS)}"
+            )
 
 
 def preprocess(config: PreprocessConfig) -> None:
     """Make shards, or go on with those that an interrupted run of the same command began."""
     if not config.input or not config.output:
         raise UsageError("input=FILE and output=DIR are needed; see --help")
+    if config.content == "full":
+        check_backend(config.conformer_backend)
     start = time.monotonic()
     source = inspect(config.input, config.column)
     header = manifest_header(config, source)
@@ -114,7 +129,8 @@ def preprocess(config: PreprocessConfig) -> None:
 
 def manifest_header(config: PreprocessConfig, source: InputFile) -> dict[str, Any]:
     """Return the part of the manifest that is known before the work; it decides every byte."""
-    groups = DESCRIPTOR_GROUPS.values() if config.content == "full" else []
+    made = descriptor_groups(config.num_conformers, config.conformer_backend)
+    groups = made.values() if config.content == "full" else []
     keys = ("name", "width", "version", "kind")
     return {
         "schema_version": SCHEMA_VERSION,
@@ -122,6 +138,8 @@ def manifest_header(config: PreprocessConfig, source: InputFile) -> dict[str, An
         "content": config.content,
         "max_hops": config.max_hops,
         "seed": config.seed,
+        "num_conformers": config.num_conformers,
+        "conformer_backend": config.conformer_backend,
         "descriptors": [{key: getattr(group, key) for key in keys} for group in groups],
         "config": {"column": source.column},
         "input": {"name": source.name, "sha256": source.sha256},
@@ -212,7 +230,8 @@ def _featurize_shards(
                 plans[shard] = digest, len(part)
                 rows, canonicals = zip(*part, strict=True)
                 label = f"shard {shard} (rows {rows[0]} to {rows[-1]})"
-                arguments = (shard, rows, canonicals, config.content, config.max_hops, config.seed)
+                conformers = (config.seed, config.num_conformers, config.conformer_backend)
+                arguments = (shard, rows, canonicals, config.content, config.max_hops, *conformers)
                 yield Task(key=shard, label=label, arguments=arguments)
 
         for shard, result in pool.run("featurize", unfinished()):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mips_dist.chem.conformer import STATUS_NAMES
-from mips_dist.chem.descriptors import DESCRIPTOR_GROUPS
+from mips_dist.chem.descriptors import descriptor_groups
 from mips_dist.chem.psmiles import InvalidPolymer, canonicalize, has_stereo_marks
 from mips_dist.chem.sample import Content, featurize, featurize_each
 from mips_dist.data.block import NO_CONFORMER, PolymerBlock, stack
@@ -63,18 +63,24 @@ def featurize_shard(
     content: Content,
     max_hops: int,
     seed: int,
+    num_conformers: int,
+    conformer_backend: str,
 ) -> FeaturizedShard:
     """Featurize polymers and return them as one shard.
 
     A polymer that raises is left out and named with its reason.
     """
-    groups = list(DESCRIPTOR_GROUPS.values()) if content == "full" else []
+    made = descriptor_groups(num_conformers, conformer_backend)
+    groups = list(made.values()) if content == "full" else []
     reasons: dict[int, str] = {}
     blocks: list[PolymerBlock] = []
     for start in range(0, len(rows), BLOCK_SIZE):
         part = slice(start, start + BLOCK_SIZE)
         samples, failed = featurize_each(
-            list(canonicals[part]), lambda texts: featurize(texts, content, max_hops, seed)
+            list(canonicals[part]),
+            lambda texts: featurize(
+                texts, content, max_hops, seed, num_conformers, conformer_backend
+            ),
         )
         reasons |= {rows[start + place]: reason for place, reason in failed.items()}
         kept = [row for row in rows[part] if row not in reasons]

@@ -69,6 +69,8 @@ class Manifest:
     content: str  # full or topology
     max_hops: int
     seed: int
+    num_conformers: int = 1
+    conformer_backend: str = "rdkit"
     descriptors: list[dict[str, Any]]  # name, width, version, kind of each group
     config: dict[str, Any]
     input: dict[str, Any]  # name, sha256

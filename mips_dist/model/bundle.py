@@ -213,7 +213,7 @@ def _check_schema(directory: Path, found: Mapping[str, Any], expected: Mapping[s
     """Raise MipsError where the model's inputs mean something else than expected."""
     differences = [
         f"{key} {found.get(key)} instead of {expected[key]}"
-        for key in ("version", "atom_features", "max_hops")
+        for key in ("version", "atom_features", "max_hops", "num_conformers", "conformer_backend")
         if key in expected and found.get(key) != expected[key]
     ]
     known = expected["descriptors"]

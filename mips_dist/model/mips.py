@@ -33,6 +33,8 @@ class MipsConfig:
         Radius of attention in bonds of the infinite chain; the shards must have the same.
     descriptors
         Whole-polymer groups fused after the last layer; empty: topology only.
+    num_conformers, conformer_backend
+        Conformers that descriptor groups are made of; the shards must have the same.
     backbone_embedding, ring_embedding
         Whether an atom's place in the backbone and its smallest ring are inputs.
     logit_scale
@@ -54,6 +56,8 @@ class MipsConfig:
     dropout: float = 0.1
     max_hops: int = 2
     descriptors: list[str] = field(default_factory=lambda: ["rdkit_2d", "atom_pair_3d"])
+    num_conformers: int = 1
+    conformer_backend: str = "rdkit"
     backbone_embedding: bool = True
     ring_embedding: bool = True
     logit_scale: str = "model"
@@ -63,7 +67,14 @@ class MipsConfig:
     activation: str = "gelu"
 
     def __post_init__(self) -> None:
-        for name in ("hidden_dim", "num_layers", "num_heads", "ffn_dim", "max_hops"):
+        for name in (
+            "hidden_dim",
+            "num_layers",
+            "num_heads",
+            "ffn_dim",
+            "max_hops",
+            "num_conformers",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name}={getattr(self, name)} must be at least 1")
         if self.hidden_dim % self.num_heads:
@@ -75,6 +86,7 @@ class MipsConfig:
             raise ValueError(f"model.hidden_dim={self.hidden_dim} is no multiple of 4")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout={self.dropout} must be in [0, 1)")
+        _check_choice("conformer_backend", self.conformer_backend, ("rdkit", "nvmolkit"))
         _check_choice("logit_scale", self.logit_scale, ("model", "head"))
         _check_choice("norm", self.norm, ("pre", "post"))
         _check_choice("activation", self.activation, tuple(ACTIVATIONS))

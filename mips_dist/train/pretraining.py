@@ -11,7 +11,7 @@ import torch
 
 from mips_dist.data.loader import MaskedAtomLoader
 from mips_dist.data.order import hash_keys
-from mips_dist.data.schema import check_shards, feature_schema
+from mips_dist.data.schema import check_shards, model_schema
 from mips_dist.data.shards import Manifest, load, read_manifest
 from mips_dist.errors import MipsError
 from mips_dist.model.bundle import save_bundle
@@ -68,7 +68,7 @@ class Run:
     def identity(self) -> dict[str, Any]:
         """Return what a checkpoint must agree with."""
         return {
-            "feature_schema": feature_schema(self.model.max_hops, self.model.descriptors),
+            "feature_schema": model_schema(self.model),
             "model": asdict(self.model),
             "shards": self.corpus.digest,
         }
@@ -153,7 +153,7 @@ def open_corpus(config: PretrainConfig) -> Corpus:
             "shards=DIR made by `python -m preprocess input=FILE output=DIR`"
         )
     manifest = read_manifest(config.shards)
-    check_shards(config.shards, manifest, config.model.max_hops)
+    check_shards(config.shards, manifest, model_schema(config.model))
     digest = hashlib.sha256("".join(s.sha256 for s in manifest.shards).encode()).hexdigest()
     return Corpus(manifest=manifest, digest=digest)
 

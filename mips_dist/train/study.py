@@ -27,7 +27,7 @@ from mips_dist.data.properties import (
     read_labelled_sets,
     read_property,
 )
-from mips_dist.data.schema import check_shards, feature_schema
+from mips_dist.data.schema import check_shards, model_schema
 from mips_dist.data.shards import MANIFEST_NAME, load, read_manifest
 from mips_dist.errors import MipsError
 from mips_dist.train.baselines import BASELINES
@@ -232,7 +232,7 @@ def load_study(config: FinetuneConfig, sets: list[LabelledSet], rejects: list[Re
         rows=rows,
         folds=kept_folds,
         block=block,
-        schema=feature_schema(config.model.max_hops, config.model.descriptors),
+        schema=model_schema(config.model),
     )
 
 
@@ -251,7 +251,7 @@ def _identity(config: FinetuneConfig, sets: list[LabelledSet], folds_sha256: str
         "folds_sha256": folds_sha256,
         "num_folds": config.num_folds,
         "fold_seed": config.fold_seed,
-        "features": feature_schema(config.model.max_hops, config.model.descriptors),
+        "features": model_schema(config.model),
     }
     if config.pretrained is not None:
         weights = load_pretrained(config).state_dict()
@@ -292,7 +292,7 @@ def _features(
     if config.shards is None and not (shards / MANIFEST_NAME).exists():
         _preprocess(config, needed, shards)
     manifest = read_manifest(shards)
-    check_shards(shards, manifest, config.model.max_hops)
+    check_shards(shards, manifest, model_schema(config.model))
     block = load(shards, with_conformer=False)
     lacking = set(config.model.descriptors) - set(block.descriptors)
     if lacking:
@@ -319,6 +319,8 @@ def _preprocess(config: FinetuneConfig, canonicals: list[str], shards: Path) -> 
         "output": str(shards.resolve()),
         "content": "full" if config.model.descriptors else "topology",
         "max_hops": str(config.model.max_hops),
+        "num_conformers": str(config.model.num_conformers),
+        "conformer_backend": config.model.conformer_backend,
     }
     if config.num_workers is not None:
         overrides["num_actors"] = str(config.num_workers)
