@@ -33,9 +33,12 @@ from mips_dist.data.shards import (
     shard_name,
 )
 from mips_dist.errors import UsageError
+from preprocess.isolation import Limits
+from preprocess.journal import Journal
 from preprocess.output import (
     MERGED_NAME,
     REJECTS_NAME,
+    VERDICTS_NAME,
     OutputFolder,
     read_checked,
     write_atomically,
@@ -76,6 +79,13 @@ class PreprocessConfig:
         Seed of the conformers.
     column
         Column with the P-SMILES; empty: psmiles, else smiles.
+    seconds_per_polymer
+        Wall clock after which a polymer is given up: a last resort and therefore long, since all
+        known work is bounded by iterations. The verdict is kept in verdicts.json.
+    gb_per_actor
+        10^9 bytes that the work of one actor may take; a polymer that needs more is rejected.
+    verdicts
+        verdicts.json of another run, whose verdicts are to be repeated; empty: none.
     """
 
     input: str = ""
@@ -85,6 +95,9 @@ class PreprocessConfig:
     max_hops: int = 2
     seed: int = 0
     column: str = ""
+    seconds_per_polymer: float = 600.0
+    gb_per_actor: float = 4.0
+    verdicts: str = ""
 
     def __post_init__(self) -> None:
         if self.content not in BLOCKS_PER_SHARD:
@@ -95,6 +108,9 @@ class PreprocessConfig:
             raise ValueError(f"max_hops={self.max_hops}: must be 1 to {_MAX_HOPS}")
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed={self.seed}: must be 0 to 2147483647")
+        for key in ("seconds_per_polymer", "gb_per_actor"):
+            if not getattr(self, key) > 0:
+                raise ValueError(f"{key}={getattr(self, key)}: must be more than 0")
 
 
 class Verdict(NamedTuple):
@@ -119,8 +135,12 @@ def preprocess(config: PreprocessConfig) -> None:
         return
     actors = "one actor per core" if config.num_actors is None else f"{config.num_actors} actors"
     print(f"{source.name}: {source.num_rows:,} rows; Ray starts {actors}", file=sys.stderr)
+    limits = Limits(
+        seconds_per_polymer=config.seconds_per_polymer, gb_per_actor=config.gb_per_actor
+    )
     with folder.begun():
-        with WorkerPool(config.num_actors) as pool:
+        journal = Journal(folder.path / VERDICTS_NAME, verdict_settings(header), config.verdicts)
+        with WorkerPool(config.num_actors, limits, journal) as pool:
             _canonicalize_rows(source, folder, pool)
             first_row = _first_rows(folder, source)
             _featurize_shards(config, folder, source, first_row, pool)
@@ -147,6 +167,19 @@ def manifest_header(config: PreprocessConfig, source: InputFile) -> dict[str, An
             "numpy": version("numpy"),
             "zlib": zlib.ZLIB_RUNTIME_VERSION,
         },
+    }
+
+
+def verdict_settings(header: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return for each pass what decides, beside a text, whether chemistry lives through it."""
+    software = {
+        "rdkit": header["software"]["rdkit"],
+        "feature_schema": header["feature_schema"],
+    }
+    keys = ("content", "max_hops", "seed")
+    return {
+        "canonical_rows": software,
+        "featurize_shard": software | {key: header[key] for key in keys},
     }
 
 
@@ -183,9 +216,9 @@ def _canonicalize_rows(source: InputFile, folder: OutputFolder, pool: WorkerPool
                 digests[chunk] = digest
                 first = chunk * CHUNK_SIZE
                 label = f"rows {first} to {first + len(texts) - 1}"
-                yield Task(key=chunk, label=label, arguments=(texts,))
+                yield Task(key=chunk, label=label, texts=texts)
 
-        for chunk, result in pool.run("canonicalize", unfinished()):
+        for chunk, result in pool.run("canonical_rows", unfinished()):
             values = {"texts": digests.pop(chunk), **asdict(result)}
             write_checked(_rows_file(folder, chunk), values)
             advance(len(result.canonical))
@@ -252,10 +285,10 @@ def _featurize_shards(
                 plans[shard] = digest, len(part)
                 rows, canonicals = zip(*part, strict=True)
                 label = f"shard {shard} (rows {rows[0]} to {rows[-1]})"
-                arguments = (shard, rows, canonicals, config.content, config.max_hops, config.seed)
-                yield Task(key=shard, label=label, arguments=arguments)
+                arguments = (shard, rows, config.content, config.max_hops, config.seed)
+                yield Task(key=shard, label=label, texts=list(canonicals), arguments=arguments)
 
-        for shard, result in pool.run("featurize", unfinished()):
+        for shard, result in pool.run("featurize_shard", unfinished()):
             digest, count = plans.pop(shard)
             write_atomically(folder.path / shard_name(shard), result.data)
             values = {
