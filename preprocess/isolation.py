@@ -234,7 +234,7 @@ def _prepare(parent: int, gb_per_actor: float) -> None:
 
 
 def main() -> None:
-    """Serve calls, (seconds, function, arguments) -> (done, value, CPU), until the actor hangs up."""
+    """Answer (seconds, function, arguments) by (done, value, CPU) until the actor hangs up."""
     descriptor, parent, gb_per_actor = sys.argv[1:]
     connection = Connection(int(descriptor))
     from preprocess import work

@@ -188,9 +188,11 @@ class WorkerPool:
         self._busy[reference] = (actor, name, task)
 
     def _condemn(self, method: str, task: Task, outcome: Condemned) -> None:
-        self._journal.add(method, task.texts[outcome.place], outcome.reason)
+        text = task.texts[outcome.place]
+        self._journal.add(method, text, outcome.reason)
         task.suspect = outcome.place + 1
-        print(f"{task.label}: a polymer is left out; {outcome.reason}", file=sys.stderr, flush=True)
+        line = f"{task.label}: {text[:60]!r} is left out; {outcome.reason}"
+        print(line, file=sys.stderr, flush=True)
 
     def _count(self, name: str, task: Task, outcome: Finished) -> None:
         share = self.ledger[name]
