@@ -16,9 +16,11 @@ from typing import Any
 from mips_dist.data.files import write_atomically
 from mips_dist.data.shards import MANIFEST_NAME, read_manifest
 from mips_dist.errors import MipsError
+from preprocess.isolation import VERDICT_CODES
 
 REJECTS_NAME = "rejects.csv"
 MERGED_NAME = "merged.csv"
+VERDICTS_NAME = "verdicts.json"  # only where a polymer ended its process
 _RUN_NAME = "run.json"
 _IGNORED = {"input": {"name"}}  # the same bytes under another name are the same input
 
@@ -80,7 +82,10 @@ class OutputFolder:
                     raise MipsError(
                         f"shard {file} is missing or cut short; remove the folder and run again"
                     )
-            for table in (REJECTS_NAME, MERGED_NAME):
+            tables = [REJECTS_NAME, MERGED_NAME]
+            if manifest.rejected_by_reason.keys() & set(VERDICT_CODES):
+                tables.append(VERDICTS_NAME)
+            for table in tables:
                 if not (self.path / table).is_file():
                     raise MipsError(
                         f"{self.path / table} is missing; remove the folder and run again"

@@ -25,8 +25,10 @@ from mips_dist.data.files import write_atomically
 from mips_dist.data.shards import BLOCK_SIZE, SCHEMA_VERSION, shard_name
 from mips_dist.errors import UsageError
 from preprocess.accounting import account, summary
+from preprocess.isolation import Limits
+from preprocess.journal import Journal
 from preprocess.merge import FirstRows, find_first_rows
-from preprocess.output import OutputFolder, read_checked, write_checked
+from preprocess.output import VERDICTS_NAME, OutputFolder, read_checked, write_checked
 from preprocess.pool import Task, WorkerPool
 from preprocess.progress import progress
 from preprocess.rows import InputFile, inspect
@@ -67,6 +69,13 @@ class PreprocessConfig:
         ``rdkit``, or ``nvmolkit`` on a GPU.
     column
         Column with the P-SMILES; empty: psmiles, else smiles.
+    seconds_per_polymer
+        Wall clock after which a polymer is given up: a last resort and therefore long, since all
+        known work is bounded by iterations. The verdict is kept in verdicts.json.
+    gb_per_actor
+        10^9 bytes that the work of one actor may take; a polymer that needs more is rejected.
+    verdicts
+        verdicts.json of another run, whose verdicts are to be repeated; empty: none.
     """
 
     input: str = ""
@@ -78,6 +87,9 @@ class PreprocessConfig:
     num_conformers: int = 1
     conformer_backend: str = "rdkit"
     column: str = ""
+    seconds_per_polymer: float = 600.0
+    gb_per_actor: float = 4.0
+    verdicts: str = ""
 
     def __post_init__(self) -> None:
         if self.content not in BLOCKS_PER_SHARD:
@@ -94,6 +106,9 @@ class PreprocessConfig:
             raise ValueError(
                 f"conformer_backend={self.conformer_backend}: must be {' or '.join(BACKENDS)}"
             )
+        for key in ("seconds_per_polymer", "gb_per_actor"):
+            if not getattr(self, key) > 0:
+                raise ValueError(f"{key}={getattr(self, key)}: must be more than 0")
 
 
 def preprocess(config: PreprocessConfig) -> None:
@@ -112,8 +127,12 @@ def preprocess(config: PreprocessConfig) -> None:
     actors = "one actor per core" if config.num_actors is None else f"{config.num_actors} actors"
     print(f"{source.name}: {source.num_rows:,} rows; Ray starts {actors}", file=sys.stderr)
     verdicts = VerdictFiles(folder.work / "rows", source.num_rows)
+    limits = Limits(
+        seconds_per_polymer=config.seconds_per_polymer, gb_per_actor=config.gb_per_actor
+    )
     with folder.begun():
-        with WorkerPool(config.num_actors) as pool:
+        journal = Journal(folder.path / VERDICTS_NAME, verdict_settings(header), config.verdicts)
+        with WorkerPool(config.num_actors, limits, journal) as pool:
             _canonicalize_rows(source, verdicts, pool)
             first_rows = find_first_rows(verdicts, source.num_rows, folder.work)
             num_shards = _featurize_shards(config, folder, verdicts, first_rows, pool)
@@ -151,6 +170,19 @@ def manifest_header(config: PreprocessConfig, source: InputFile) -> dict[str, An
     }
 
 
+def verdict_settings(header: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return for each pass what decides, beside a text, whether chemistry lives through it."""
+    software = {
+        "rdkit": header["software"]["rdkit"],
+        "feature_schema": header["feature_schema"],
+    }
+    keys = ("content", "max_hops", "seed", "num_conformers", "descriptors")
+    return {
+        "canonical_rows": software,
+        "featurize_shard": software | {key: header[key] for key in keys},
+    }
+
+
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
@@ -181,9 +213,9 @@ def _canonicalize_rows(source: InputFile, verdicts: VerdictFiles, pool: WorkerPo
                 digests[chunk] = digest
                 first = chunk * CHUNK_SIZE
                 label = f"rows {first} to {first + len(texts) - 1}"
-                yield Task(key=chunk, label=label, arguments=(texts,))
+                yield Task(key=chunk, label=label, texts=texts)
 
-        for chunk, result in pool.run("canonicalize", unfinished()):
+        for chunk, result in pool.run("canonical_rows", unfinished()):
             verdicts.write(chunk, digests.pop(chunk), result)
             advance(len(result.canonical))
 
@@ -231,10 +263,10 @@ def _featurize_shards(
                 rows, canonicals = zip(*part, strict=True)
                 label = f"shard {shard} (rows {rows[0]} to {rows[-1]})"
                 conformers = (config.seed, config.num_conformers, config.conformer_backend)
-                arguments = (shard, rows, canonicals, config.content, config.max_hops, *conformers)
-                yield Task(key=shard, label=label, arguments=arguments)
+                arguments = (shard, rows, config.content, config.max_hops, *conformers)
+                yield Task(key=shard, label=label, texts=list(canonicals), arguments=arguments)
 
-        for shard, result in pool.run("featurize", unfinished()):
+        for shard, result in pool.run("featurize_shard", unfinished()):
             digest, count = plans.pop(shard)
             write_atomically(folder.path / shard_name(shard), result.data)
             values = {

@@ -32,7 +32,7 @@ class InlinePool:
 
     num_deaths = 0
 
-    def __init__(self, num_actors: int | None) -> None:
+    def __init__(self, num_actors: int | None, *_: object) -> None:
         self.order = random.Random(num_actors)
 
     def __enter__(self) -> "InlinePool":
@@ -44,9 +44,8 @@ class InlinePool:
     def run(self, method: str, tasks: Iterable[Task]) -> Iterator[tuple[int, Any]]:
         waiting = list(tasks)
         self.order.shuffle(waiting)
-        calls = {"canonicalize": work.canonical_rows, "featurize": work.featurize_shard}
         for task in waiting:
-            yield task.key, calls[method](*task.arguments)
+            yield task.key, getattr(work, method)(task.texts, {}, *task.arguments)
 
 
 @pytest.fixture
@@ -161,7 +160,7 @@ def test_a_canonicalization_that_raises_costs_one_row(monkeypatch: pytest.Monkey
 
     backbone_path = psmiles_module.backbone_path
     monkeypatch.setattr(psmiles_module, "backbone_path", broken)
-    verdicts = work.canonical_rows(["*O*", "*CC*", "*N*"])
+    verdicts = work.canonical_rows(["*O*", "*CC*", "*N*"], {})
     assert verdicts.canonical == ["*O*", None, "*N*"]
     assert verdicts.reasons == {1: "canonicalization_failed: IndexError"}
 
