@@ -30,9 +30,11 @@ from mips_dist.data.shards import (
     SCHEMA_VERSION,
     Manifest,
     ShardRecord,
+    read_shard,
+    read_shard_index,
     shard_name,
 )
-from mips_dist.errors import UsageError
+from mips_dist.errors import MipsError, UsageError
 from preprocess.output import (
     MERGED_NAME,
     REJECTS_NAME,
@@ -257,6 +259,7 @@ def _featurize_shards(
 
         for shard, result in pool.run("featurize", unfinished()):
             digest, count = plans.pop(shard)
+            write_atomically(folder.path / result.record.index_name, result.index)
             write_atomically(folder.path / shard_name(shard), result.data)
             values = {
                 "plan": digest,
@@ -270,11 +273,15 @@ def _featurize_shards(
 
 def _is_shard_done(folder: OutputFolder, shard: int, digest: str) -> bool:
     values = read_checked(_record_file(folder, shard))
-    file = folder.path / shard_name(shard)
-    if values is None or values["plan"] != digest or not file.is_file():
+    if values is None or values["plan"] != digest:
         return False
-    found: str = hashlib.sha256(file.read_bytes()).hexdigest()
-    return bool(found == values["shard"]["sha256"])
+    record = ShardRecord.from_json(values["shard"])
+    try:
+        read_shard(folder.path, record)
+        read_shard_index(folder.path, record)
+    except MipsError:
+        return False
+    return True
 
 
 def _assemble(
@@ -319,6 +326,10 @@ def _assemble(
         rejected_by_reason=dict(sorted(by_reason.items())),
         stereo_dropped=counts["stereo_dropped"],
         conformer_status=dict(sorted(status.items())),
+        tables={
+            name: hashlib.sha256((folder.path / name).read_bytes()).hexdigest()
+            for name in (REJECTS_NAME, MERGED_NAME)
+        },
         shards=records,
     )
 
