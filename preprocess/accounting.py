@@ -1,6 +1,7 @@
 """Every row accounted for (law L9): the two tables, the counts of the manifest, the summary."""
 
 import csv
+import hashlib
 import io
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -74,8 +75,14 @@ def account(
         rejected_by_reason=dict(sorted(by_reason.items())),
         stereo_dropped=counts["stereo_dropped"],
         conformer_status=dict(sorted(status.items())),
+        tables={name: _sha256(path / name) for name in (REJECTS_NAME, MERGED_NAME)},
         shards=shards,
     )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mips_dist.data.files import write_atomically
-from mips_dist.data.shards import MANIFEST_NAME, read_manifest
+from mips_dist.data.shards import MANIFEST_NAME, read_file, read_manifest
 from mips_dist.errors import MipsError
 from preprocess.isolation import VERDICT_CODES
 
@@ -77,11 +77,8 @@ class OutputFolder:
             manifest = read_manifest(self.path)
             self._refuse_other({key: getattr(manifest, key) for key in self.header})
             for shard in manifest.shards:
-                file = self.path / shard.name
-                if not file.is_file() or file.stat().st_size != shard.num_bytes:
-                    raise MipsError(
-                        f"shard {file} is missing or cut short; remove the folder and run again"
-                    )
+                read_file(self.path / shard.name, shard.num_bytes, None)
+                read_file(self.path / shard.index_name, shard.index_num_bytes, None)
             tables = [REJECTS_NAME, MERGED_NAME]
             if manifest.rejected_by_reason.keys() & set(VERDICT_CODES):
                 tables.append(VERDICTS_NAME)

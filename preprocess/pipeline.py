@@ -7,7 +7,6 @@ arguments into bytes; the driver writes every file, so neither their number nor 
 they finish nor the death of any can change a byte (law L7).
 """
 
-import hashlib
 import sys
 import time
 import zlib
@@ -22,8 +21,15 @@ from mips_dist.chem.conformer import BACKENDS, check_backend
 from mips_dist.chem.descriptors import descriptor_groups
 from mips_dist.chem.graph import FEATURE_SCHEMA
 from mips_dist.data.files import write_atomically
-from mips_dist.data.shards import BLOCK_SIZE, SCHEMA_VERSION, shard_name
-from mips_dist.errors import UsageError
+from mips_dist.data.shards import (
+    BLOCK_SIZE,
+    SCHEMA_VERSION,
+    ShardRecord,
+    read_shard,
+    read_shard_index,
+    shard_name,
+)
+from mips_dist.errors import MipsError, UsageError
 from preprocess.accounting import account, summary
 from preprocess.isolation import Limits
 from preprocess.journal import Journal
@@ -268,6 +274,7 @@ def _featurize_shards(
 
         for shard, result in pool.run("featurize_shard", unfinished()):
             digest, count = plans.pop(shard)
+            write_atomically(folder.path / result.record.index_name, result.index)
             write_atomically(folder.path / shard_name(shard), result.data)
             values = {
                 "plan": digest,
@@ -282,8 +289,12 @@ def _featurize_shards(
 
 def _is_shard_done(folder: OutputFolder, shard: int, digest: str) -> bool:
     values = read_checked(_record_file(folder, shard))
-    file = folder.path / shard_name(shard)
-    if values is None or values["plan"] != digest or not file.is_file():
+    if values is None or values["plan"] != digest:
         return False
-    found: str = hashlib.sha256(file.read_bytes()).hexdigest()
-    return bool(found == values["shard"]["sha256"])
+    record = ShardRecord.from_json(values["shard"])
+    try:
+        read_shard(folder.path, record)
+        read_shard_index(folder.path, record)
+    except MipsError:
+        return False
+    return True

@@ -35,9 +35,10 @@ class CanonicalRows:
 
 @dataclass(kw_only=True)
 class FeaturizedShard:
-    """A shard, and the polymers that did not get into it."""
+    """A shard with its index, and the polymers that did not get into it."""
 
     data: bytes
+    index: bytes
     record: ShardRecord
     reasons: dict[int, str]  # row -> code: words
     conformer_status: dict[str, int]
@@ -131,9 +132,13 @@ def featurize_shard(
         kept = [rows[place] for place in places if rows[place] not in reasons]
         if kept:
             blocks.append(stack(samples, kept, groups, with_conformer=content == "full"))
-    data, record = encode_shard(shard, blocks)
+    data, index, record = encode_shard(shard, blocks)
     return FeaturizedShard(
-        data=data, record=record, reasons=reasons, conformer_status=_count_status(blocks)
+        data=data,
+        index=index,
+        record=record,
+        reasons=reasons,
+        conformer_status=_count_status(blocks),
     )
 
 

@@ -46,14 +46,16 @@ class PolymerBatch:
     path_position: Tensor  # (A,) long, 1..hops-1 counted from the query
     path_atom: Tensor  # (A,) long, global atom
     path_weight: Tensor  # (A,) float32, fraction of the shortest paths through it
-    path_bond_pair: Tensor  # (S,) long
-    path_bond_position: Tensor  # (S,) long, 1..hops counted from the query
-    path_bond_type: Tensor  # (S,) long
-    path_bond_weight: Tensor  # (S,) float32
-
     descriptors: dict[str, Tensor]  # name -> (G, width) float32
     descriptor_valid: dict[str, Tensor]  # name -> (G,) bool; an invalid row has no meaning
     sample_index: Tensor  # (G,) long, the block's row
+
+    # None where the block was read without bonds; only a model with bond_path_bias needs them.
+    path_bond_pair: Tensor | None = None  # (S,) long
+    path_bond_position: Tensor | None = None  # (S,) long, 1..hops counted from the query
+    path_bond_type: Tensor | None = None  # (S,) long
+    path_bond_weight: Tensor | None = None  # (S,) float32
+
     is_masked: Tensor | None = None  # (N,) bool, atoms hidden from the model
 
     @property
@@ -117,17 +119,27 @@ def collate(block: PolymerBlock, pack_size: int | None = DEFAULT_PACK_SIZE) -> P
         path_position=_long(block.path_position),
         path_atom=_long(block.path_atom + spread(atom_start, block.num_path_atoms)),
         path_weight=_float(block.path_weight),
-        path_bond_pair=_long(block.path_bond_pair + spread(pair_start, block.num_path_bonds)),
-        path_bond_position=_long(block.path_bond_position),
-        path_bond_type=_long(block.path_bond_type),
-        path_bond_weight=_float(block.path_bond_weight),
         descriptors={name: _descriptor(x) for name, x in block.descriptors.items()},
         descriptor_valid={
             name: torch.from_numpy(np.array(x, dtype=bool))
             for name, x in block.descriptor_valid.items()
         },
         sample_index=_long(block.row),
+        **_path_bonds(block),
     )
+
+
+def _path_bonds(block: PolymerBlock) -> dict[str, Tensor]:
+    if block.num_path_bonds is None:
+        return {}
+    bonds = block.bonds()
+    first_pair = np.repeat(block.offsets["num_pairs"][:-1], block.num_path_bonds)
+    return {
+        "path_bond_pair": _long(bonds["path_bond_pair"] + first_pair),
+        "path_bond_position": _long(bonds["path_bond_position"]),
+        "path_bond_type": _long(bonds["path_bond_type"]),
+        "path_bond_weight": _float(bonds["path_bond_weight"]),
+    }
 
 
 def _long(values: Array) -> Tensor:

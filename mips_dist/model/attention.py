@@ -89,6 +89,10 @@ class PairBias(nn.Module):
         return bias
 
     def _bond_term(self, bond: Tensor, batch: PolymerBatch) -> Tensor:
+        assert batch.path_bond_pair is not None, "the block was read without bonds"
+        assert batch.path_bond_position is not None
+        assert batch.path_bond_type is not None
+        assert batch.path_bond_weight is not None
         hops = batch.pair_hops
         position = hops[batch.path_bond_pair] - batch.path_bond_position
         share = batch.path_bond_weight / hops[batch.path_bond_pair]

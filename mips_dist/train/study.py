@@ -293,7 +293,7 @@ def _features(
         _preprocess(config, needed, shards)
     manifest = read_manifest(shards)
     check_shards(shards, manifest, model_schema(config.model))
-    block = load(shards, with_conformer=False)
+    block = load(shards, with_bonds=config.model.bond_path_bias, with_conformer=False)
     lacking = set(config.model.descriptors) - set(block.descriptors)
     if lacking:
         raise MipsError(

@@ -221,7 +221,7 @@ def test_a_folder_of_another_run_or_of_something_else_is_refused(
         (output / name).write_bytes(before[name])
     shard = output / read_manifest(output).shards[0].name
     shard.write_bytes(shard.read_bytes()[:-512])
-    refused("cut short", source, output)
+    refused("bytes instead of", source, output)
 
 
 @pytest.mark.usefixtures("inline")
