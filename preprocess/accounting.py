@@ -1,7 +1,6 @@
 """Every row accounted for (law L9): the two tables, the counts of the manifest, the summary."""
 
 import csv
-import hashlib
 import io
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -9,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mips_dist.data.files import replacing
+from mips_dist.data.files import file_sha256, replacing
 from mips_dist.data.shards import Manifest, ShardRecord
 from preprocess.merge import FirstRows
 from preprocess.output import MERGED_NAME, REJECTS_NAME
@@ -75,14 +74,9 @@ def account(
         rejected_by_reason=dict(sorted(by_reason.items())),
         stereo_dropped=counts["stereo_dropped"],
         conformer_status=dict(sorted(status.items())),
-        tables={name: _sha256(path / name) for name in (REJECTS_NAME, MERGED_NAME)},
+        tables={name: file_sha256(path / name) for name in (REJECTS_NAME, MERGED_NAME)},
         shards=shards,
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @contextmanager

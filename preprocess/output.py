@@ -130,7 +130,7 @@ class OutputFolder:
                     f"another run is at work in {self.path}; wait for it, or stop it"
                 ) from error
             write_checked(self.work / _RUN_NAME, self.header)
-            for name in ("rows", "shards"):
+            for name in ("rows", "blocks", "shards"):
                 (self.work / name).mkdir(exist_ok=True)
             yield
 

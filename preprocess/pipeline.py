@@ -2,39 +2,31 @@
 
 Two passes of Ray actors. The first gives every row its canonical spelling or the reason of its
 rejection. The driver then decides which rows are the first of their polymer; shards are cut from
-those in the order of the input. The second pass featurizes one shard at a time. Actors only turn
-arguments into bytes; the driver writes every file, so neither their number nor the order in which
-they finish nor the death of any can change a byte (law L7).
+those in the order of the input. The second pass featurizes one block of a shard at a time. Actors
+only turn arguments into bytes; the driver writes every file, so neither their number nor the order
+in which they finish nor the death of any can change a byte (law L7).
 """
 
 import sys
 import time
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import islice
-from pathlib import Path
 from typing import Any, TypeVar
 
 from mips_dist.chem.conformer import BACKENDS, check_backend
 from mips_dist.chem.descriptors import descriptor_groups
 from mips_dist.chem.graph import FEATURE_SCHEMA
-from mips_dist.data.files import write_atomically
-from mips_dist.data.shards import (
-    BLOCK_SIZE,
-    SCHEMA_VERSION,
-    ShardRecord,
-    read_shard,
-    read_shard_index,
-    shard_name,
-)
-from mips_dist.errors import MipsError, UsageError
+from mips_dist.data.shards import BLOCK_SIZE, SCHEMA_VERSION, block_key
+from mips_dist.errors import UsageError
 from preprocess.accounting import account, summary
+from preprocess.assembly import Assembly
 from preprocess.isolation import Limits
 from preprocess.journal import Journal
 from preprocess.merge import FirstRows, find_first_rows
-from preprocess.output import VERDICTS_NAME, OutputFolder, read_checked, write_checked
+from preprocess.output import VERDICTS_NAME, OutputFolder
 from preprocess.pool import Task, WorkerPool
 from preprocess.progress import progress
 from preprocess.rows import InputFile, inspect
@@ -43,11 +35,13 @@ from preprocess.verdicts import VerdictFiles, digest_of
 T = TypeVar("T")
 
 CHUNK_SIZE = 2048  # rows of one task of the first pass
-# A shard is one task of the second pass: about a minute with conformers, ten seconds without.
-BLOCKS_PER_SHARD = {"full": 2, "topology": 8}
-# Small inputs are cut into this many shards, so that several actors have work.
-_MIN_SHARDS = 8
-_MIN_SHARD_SIZE = 64
+# A block is one task of the second pass, some seconds of work: what the death of an actor costs.
+# Small blocks are slower to read, so those without conformers are as large as they can be.
+BLOCK_SIZES = {"full": 256, "topology": BLOCK_SIZE}
+BLOCKS_PER_SHARD = {"full": 32, "topology": 16}
+# Small inputs are cut into this many blocks, so that several actors have work.
+_MIN_BLOCKS = 8
+_MIN_BLOCK_SIZE = 16
 _MAX_HOPS = 8
 
 
@@ -133,6 +127,7 @@ def preprocess(config: PreprocessConfig) -> None:
     actors = "one actor per core" if config.num_actors is None else f"{config.num_actors} actors"
     print(f"{source.name}: {source.num_rows:,} rows; Ray starts {actors}", file=sys.stderr)
     verdicts = VerdictFiles(folder.work / "rows", source.num_rows)
+    assembly = Assembly(folder)
     limits = Limits(
         seconds_per_polymer=config.seconds_per_polymer, gb_per_actor=config.gb_per_actor
     )
@@ -141,8 +136,8 @@ def preprocess(config: PreprocessConfig) -> None:
         with WorkerPool(config.num_actors, limits, journal) as pool:
             _canonicalize_rows(source, verdicts, pool)
             first_rows = find_first_rows(verdicts, source.num_rows, folder.work)
-            num_shards = _featurize_shards(config, folder, verdicts, first_rows, pool)
-        records = (_read_record(folder, shard) for shard in range(num_shards))
+            num_shards = _featurize_shards(config, assembly, verdicts, first_rows, pool)
+        records = assembly.records(num_shards)
         manifest = account(header, folder.path, verdicts, first_rows, records)
         folder.finish(manifest.to_json())
     seconds = time.monotonic() - start
@@ -185,7 +180,7 @@ def verdict_settings(header: dict[str, Any]) -> dict[str, dict[str, Any]]:
     keys = ("content", "max_hops", "seed", "num_conformers", "descriptors")
     return {
         "canonical_rows": software,
-        "featurize_shard": software | {key: header[key] for key in keys},
+        "featurize_block": software | {key: header[key] for key in keys},
     }
 
 
@@ -193,16 +188,6 @@ def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk
-
-
-def _record_file(folder: OutputFolder, shard: int) -> Path:
-    return folder.work / "shards" / f"{shard:06d}.json"
-
-
-def _read_record(folder: OutputFolder, shard: int) -> dict[str, Any]:
-    values = read_checked(_record_file(folder, shard))
-    assert values is not None, "the second pass wrote every record"
-    return values
 
 
 def _canonicalize_rows(source: InputFile, verdicts: VerdictFiles, pool: WorkerPool) -> None:
@@ -226,12 +211,10 @@ def _canonicalize_rows(source: InputFile, verdicts: VerdictFiles, pool: WorkerPo
             advance(len(result.canonical))
 
 
-def shard_size(num_polymers: int, content: str) -> int:
-    """Return the polymers of a shard: a function of the input, never of the number of actors."""
-    size = -(-num_polymers // _MIN_SHARDS)
-    if size > BLOCK_SIZE:
-        size = -(-size // BLOCK_SIZE) * BLOCK_SIZE
-    return min(max(size, _MIN_SHARD_SIZE), BLOCKS_PER_SHARD[content] * BLOCK_SIZE)
+def block_size(num_polymers: int, content: str) -> int:
+    """Return the polymers of a block: a function of the input, never of the number of actors."""
+    size = max(-(-num_polymers // _MIN_BLOCKS), _MIN_BLOCK_SIZE)
+    return min(size, BLOCK_SIZES[content])
 
 
 def _polymers(verdicts: VerdictFiles, first_rows: FirstRows) -> Iterator[tuple[int, str]]:
@@ -247,54 +230,37 @@ def _polymers(verdicts: VerdictFiles, first_rows: FirstRows) -> Iterator[tuple[i
 
 def _featurize_shards(
     config: PreprocessConfig,
-    folder: OutputFolder,
+    assembly: Assembly,
     verdicts: VerdictFiles,
     first_rows: FirstRows,
     pool: WorkerPool,
 ) -> int:
     """Second pass: leave every shard and, after it, the file with its record; count the shards."""
     num_polymers = first_rows.num_polymers
-    size = shard_size(num_polymers, config.content)
+    size = block_size(num_polymers, config.content)
+    per_shard = BLOCKS_PER_SHARD[config.content]
     polymers = _polymers(verdicts, first_rows)
+    conformers = (config.seed, config.num_conformers, config.conformer_backend)
     with progress("featurization", num_polymers, "polymers") as advance:
-        plans: dict[int, tuple[str, int]] = {}
 
         def unfinished() -> Iterator[Task]:
-            for shard, part in enumerate(_chunks(polymers, size)):
-                digest = digest_of(part)
-                if _is_shard_done(folder, shard, digest):
-                    advance(len(part), is_new=False)
-                    continue
-                plans[shard] = digest, len(part)
-                rows, canonicals = zip(*part, strict=True)
-                label = f"shard {shard} (rows {rows[0]} to {rows[-1]})"
-                conformers = (config.seed, config.num_conformers, config.conformer_backend)
-                arguments = (shard, rows, config.content, config.max_hops, *conformers)
-                yield Task(key=shard, label=label, texts=list(canonicals), arguments=arguments)
+            for shard, part in enumerate(_chunks(polymers, size * per_shard)):
+                blocks = list(_chunks(part, size))
+                missing = assembly.missing(shard, [digest_of(block) for block in blocks])
+                for number, block in enumerate(blocks):
+                    if number not in missing:
+                        advance(len(block), is_new=False)
+                        continue
+                    rows, canonicals = zip(*block, strict=True)
+                    key = block_key(shard, number)
+                    yield Task(
+                        key=shard * per_shard + number,
+                        label=f"block {key} (rows {rows[0]} to {rows[-1]})",
+                        texts=list(canonicals),
+                        arguments=(key, rows, config.content, config.max_hops, *conformers),
+                    )
 
-        for shard, result in pool.run("featurize_shard", unfinished()):
-            digest, count = plans.pop(shard)
-            write_atomically(folder.path / result.record.index_name, result.index)
-            write_atomically(folder.path / shard_name(shard), result.data)
-            values = {
-                "plan": digest,
-                "shard": asdict(result.record),
-                "reasons": result.reasons,
-                "conformer_status": result.conformer_status,
-            }
-            write_checked(_record_file(folder, shard), values)
-            advance(count)
-    return -(-num_polymers // size)
-
-
-def _is_shard_done(folder: OutputFolder, shard: int, digest: str) -> bool:
-    values = read_checked(_record_file(folder, shard))
-    if values is None or values["plan"] != digest:
-        return False
-    record = ShardRecord.from_json(values["shard"])
-    try:
-        read_shard(folder.path, record)
-        read_shard_index(folder.path, record)
-    except MipsError:
-        return False
-    return True
+        for key, made in pool.run("featurize_block", unfinished()):
+            assembly.add(*divmod(key, per_shard), made)
+            advance((0 if made.record is None else made.record.num_samples) + len(made.reasons))
+    return -(-num_polymers // (size * per_shard))

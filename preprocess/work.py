@@ -1,4 +1,4 @@
-"""The work of one actor: rows to canonical spellings, canonical spellings to the bytes of a shard.
+"""The work of one actor: rows to canonical spellings, canonical spellings to the bytes of a block.
 
 Pure functions without Ray: what they return depends on their arguments alone (law L7). They are
 called in the child process of an actor (see `preprocess.isolation`).
@@ -14,7 +14,8 @@ from mips_dist.chem.descriptors import descriptor_groups
 from mips_dist.chem.psmiles import InvalidPolymer, canonicalize, has_stereo_marks
 from mips_dist.chem.sample import Content, Sample, featurize, featurize_each
 from mips_dist.data.block import NO_CONFORMER, PolymerBlock, stack
-from mips_dist.data.shards import BLOCK_SIZE, ShardRecord, encode_shard
+from mips_dist.data.index import index_blocks
+from mips_dist.data.shards import BlockRecord, encode_piece
 from preprocess.rows import Refused
 
 
@@ -34,12 +35,12 @@ class CanonicalRows:
 
 
 @dataclass(kw_only=True)
-class FeaturizedShard:
-    """A shard with its index, and the polymers that did not get into it."""
+class FeaturizedBlock:
+    """A block of a shard, and the polymers that did not get into it."""
 
-    data: bytes
+    data: bytes  # part of the tar file; empty where no polymer is left
+    record: BlockRecord | None
     index: bytes
-    record: ShardRecord
     reasons: dict[int, str]  # row -> code: words
     conformer_status: dict[str, int]
 
@@ -80,18 +81,18 @@ def canonical_rows(texts: Sequence[str | Refused], condemned: Mapping[int, str])
     return result
 
 
-def featurize_shard(
+def featurize_block(
     canonicals: Sequence[str],
     condemned: Mapping[int, str],
-    shard: int,
+    key: str,
     rows: Sequence[int],
     content: Content,
     max_hops: int,
     seed: int,
     num_conformers: int,
     conformer_backend: str,
-) -> FeaturizedShard:
-    """Featurize polymers and return them as one shard.
+) -> FeaturizedBlock:
+    """Featurize polymers and return them as one block of a shard.
 
     A polymer that raises is left out and named with its reason, and so is one that is condemned.
 
@@ -101,11 +102,11 @@ def featurize_shard(
         Canonical P-SMILES.
     condemned
         Place -> reason of the polymers that must not be touched.
-    shard
-        Number of the shard.
+    key
+        WebDataset key of the block.
     rows
         Input row of each polymer.
-    content, max_hops, seed
+    content, max_hops, seed, num_conformers, conformer_backend
         See `mips_dist.chem.sample.featurize`.
 
     Raises
@@ -122,23 +123,24 @@ def featurize_shard(
 
     made = descriptor_groups(num_conformers, conformer_backend)
     groups = list(made.values()) if content == "full" else []
+    places = [place for place in range(len(rows)) if place not in condemned]
+    samples, failed = featurize_each([canonicals[place] for place in places], make)
     reasons = {rows[place]: reason for place, reason in condemned.items()}
-    blocks: list[PolymerBlock] = []
-    for start in range(0, len(rows), BLOCK_SIZE):
-        part = range(start, min(start + BLOCK_SIZE, len(rows)))
-        places = [place for place in part if place not in condemned]
-        samples, failed = featurize_each([canonicals[place] for place in places], make)
-        reasons |= {rows[places[number]]: reason for number, reason in failed.items()}
-        kept = [rows[place] for place in places if rows[place] not in reasons]
-        if kept:
-            blocks.append(stack(samples, kept, groups, with_conformer=content == "full"))
-    data, index, record = encode_shard(shard, blocks)
-    return FeaturizedShard(
+    reasons |= {rows[places[number]]: reason for number, reason in failed.items()}
+    kept = [rows[place] for place in places if rows[place] not in reasons]
+    if not kept:
+        index = index_blocks([]).encode()
+        return FeaturizedBlock(
+            data=b"", record=None, index=index, reasons=reasons, conformer_status={}
+        )
+    block = stack(samples, kept, groups, with_conformer=content == "full")
+    data, record = encode_piece(key, block)
+    return FeaturizedBlock(
         data=data,
-        index=index,
         record=record,
+        index=index_blocks([block]).encode(),
         reasons=reasons,
-        conformer_status=_count_status(blocks),
+        conformer_status=_count_status(block),
     )
 
 
@@ -148,7 +150,7 @@ def try_one(function: str, text: str, arguments: Sequence[Any]) -> None:
     Parameters
     ----------
     function
-        ``canonical_rows`` or ``featurize_shard``.
+        ``canonical_rows`` or ``featurize_block``.
     text
         The text.
     arguments
@@ -157,14 +159,12 @@ def try_one(function: str, text: str, arguments: Sequence[Any]) -> None:
     if function == "canonical_rows":
         canonical_rows([text], {})
     else:
-        shard, rows, *settings = arguments
-        featurize_shard([text], {}, shard, rows[:1], *settings)
+        key, rows, *settings = arguments
+        featurize_block([text], {}, key, rows[:1], *settings)
 
 
-def _count_status(blocks: Sequence[PolymerBlock]) -> dict[str, int]:
-    counts: Counter[str] = Counter()
-    for block in blocks:
-        if block.conformer_status is not None:
-            for status in block.conformer_status.tolist():
-                counts["failed" if status == NO_CONFORMER else STATUS_NAMES[status]] += 1
-    return dict(sorted(counts.items()))
+def _count_status(block: PolymerBlock) -> dict[str, int]:
+    if block.conformer_status is None:
+        return {}
+    names = ["failed" if s == NO_CONFORMER else STATUS_NAMES[s] for s in block.conformer_status]
+    return dict(sorted(Counter(names).items()))

@@ -6,11 +6,11 @@ The manifest tells where each member's bytes lie, so nothing here ever looks at 
 """
 
 import hashlib
-import io
 import json
+import re
 import tarfile
-from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 BLOCK_SIZE = 1024  # polymers of a block at most
 
+# A block whose polymers all failed is left out, and its number with it.
+_KEY = re.compile(r"\d{6}-\d{3}")
 _REMEDY = "copy it again from where it was made, or run `python -m preprocess repair output=DIR`"
 
 
@@ -66,7 +68,8 @@ class ShardRecord:
         ranges = [place for block in blocks for place in block.members.values()]
         if not (
             self.name == shard_name(shard)
-            and [block.key for block in blocks] == [block_key(shard, n) for n in range(len(blocks))]
+            and [block.key for block in blocks] == sorted({block.key for block in blocks})
+            and all(_KEY.fullmatch(b.key) and int(b.key[:6]) == shard for b in blocks)
             and all(0 <= start <= start + size <= self.num_bytes for start, size in ranges)
             and self.num_samples == sum(block.num_samples for block in blocks)
         ):
@@ -132,27 +135,59 @@ def encode_shard(shard: int, blocks: list[PolymerBlock]) -> tuple[bytes, bytes, 
     blocks
         Blocks of at most `BLOCK_SIZE` polymers each, with bonds.
     """
-    buffer = io.BytesIO()
+    pieces = [encode_piece(block_key(shard, n), block) for n, block in enumerate(blocks)]
+    return join_shard(shard, pieces, index_blocks(blocks))
+
+
+def encode_piece(key: str, block: PolymerBlock) -> tuple[bytes, BlockRecord]:
+    """Return the part of a tar file that holds one block, and its record within that part.
+
+    Parameters
+    ----------
+    key
+        WebDataset key of the block.
+    block
+        At most `BLOCK_SIZE` polymers, with bonds.
+    """
+    piece = bytearray()
+    members = {}
+    for suffix, data in encode_block(block).items():
+        member = tarfile.TarInfo(f"{key}.{suffix}")  # owner 0, time 0, mode 644
+        member.size = len(data)
+        piece += member.tobuf(tarfile.USTAR_FORMAT)
+        members[suffix] = [len(piece), len(data)]
+        piece += data + bytes(-len(data) % tarfile.BLOCKSIZE)
+    return bytes(piece), BlockRecord(
+        key=key,
+        num_samples=len(block),
+        num_atoms=len(block.is_backbone),
+        num_pairs=len(block.pair_hops),
+        members=members,
+    )
+
+
+def join_shard(
+    shard: int, pieces: Sequence[tuple[bytes, BlockRecord]], samples: SampleIndex
+) -> tuple[bytes, bytes, ShardRecord]:
+    """Return the bytes of a shard and of its index, and its record.
+
+    Parameters
+    ----------
+    shard
+        Number of the shard.
+    pieces
+        Its blocks as `encode_piece` made them, in order.
+    samples
+        Index of all their polymers.
+    """
     records = []
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for number, block in enumerate(blocks):
-            key = block_key(shard, number)
-            members = {}
-            for suffix, data in encode_block(block).items():
-                member = tarfile.TarInfo(f"{key}.{suffix}")  # owner 0, time 0, mode 644
-                member.size = len(data)
-                members[suffix] = [tar.offset + tarfile.BLOCKSIZE, len(data)]
-                tar.addfile(member, io.BytesIO(data))
-            records.append(
-                BlockRecord(
-                    key=key,
-                    num_samples=len(block),
-                    num_atoms=len(block.is_backbone),
-                    num_pairs=len(block.pair_hops),
-                    members=members,
-                )
-            )
-    data, index = buffer.getvalue(), index_blocks(blocks).encode()
+    start = 0
+    for piece, block in pieces:
+        members = {suffix: [start + a, size] for suffix, (a, size) in block.members.items()}
+        records.append(replace(block, members=members))
+        start += len(piece)
+    data = b"".join(piece for piece, _ in pieces) + bytes(2 * tarfile.BLOCKSIZE)
+    index = samples.encode()
     return (
         data,
         index,
