@@ -69,7 +69,7 @@ def command(source: Path, output: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "preprocess", *overrides]
 
 
-def in_process(source: Path, output: Path, *more: str) -> int:
+def in_process(source: Path | str, output: Path, *more: str) -> int:
     argv = [f"input={source}", f"output={output}", "content=topology", *more]
     return run(pipeline.preprocess, pipeline.PreprocessConfig, "preprocess", argv)
 
