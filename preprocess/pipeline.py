@@ -8,10 +8,11 @@ they finish nor the death of any can change a byte (law L7).
 """
 
 import hashlib
+import os
 import sys
-import time
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import islice
@@ -27,8 +28,10 @@ from preprocess.accounting import account, summary
 from preprocess.merge import FirstRows, find_first_rows
 from preprocess.output import OutputFolder, read_checked, write_checked
 from preprocess.pool import Task, WorkerPool
+from preprocess.preflight import look_ahead
 from preprocess.progress import progress
 from preprocess.rows import InputFile, inspect
+from preprocess.run_log import RunLog
 from preprocess.verdicts import VerdictFiles, digest_of
 
 T = TypeVar("T")
@@ -87,29 +90,37 @@ def preprocess(config: PreprocessConfig) -> None:
     """Make shards, or go on with those that an interrupted run of the same command began."""
     if not config.input or not config.output:
         raise UsageError("input=FILE and output=DIR are needed; see --help")
-    start = time.monotonic()
     source = inspect(config.input, config.column)
     header = manifest_header(config, source)
     folder = OutputFolder(config.output, header)
     if folder.is_finished():
         print(f"{folder.path} is finished already; nothing to do")
         return
-    actors = "one actor per core" if config.num_actors is None else f"{config.num_actors} actors"
-    print(f"{source.name}: {source.num_rows:,} rows; Ray starts {actors}", file=sys.stderr)
+    preflight = look_ahead(source, config.content, folder.path)
+    # How many a cluster has room for is known once Ray has found it.
+    num_actors = config.num_actors
+    if num_actors is None and not os.environ.get("RAY_ADDRESS"):
+        num_actors = len(os.sched_getaffinity(0))
+    print(f"{source.name}: {source.num_rows:,} rows", file=sys.stderr)
+    print(preflight.line(num_actors), file=sys.stderr, flush=True)
+    log = RunLog(folder.path, source.num_rows, preflight.parse_seconds)
     verdicts = VerdictFiles(folder.work / "rows", source.num_rows)
     with folder.begun():
         with WorkerPool(config.num_actors) as pool:
-            _canonicalize_rows(source, verdicts, pool)
-            first_rows = find_first_rows(verdicts, source.num_rows, folder.work)
-            num_shards = _featurize_shards(config, folder, verdicts, first_rows, pool)
+            try:
+                _canonicalize_rows(source, verdicts, pool)
+                first_rows = find_first_rows(verdicts, source.num_rows, folder.work)
+                num_shards = _featurize_shards(config, folder, verdicts, first_rows, pool)
+            except BaseException:
+                with suppress(OSError):  # such as the full disk that is being reported
+                    log.write(pool.ledger, pool.num_deaths, is_finished=False)
+                raise
         records = (_read_record(folder, shard) for shard in range(num_shards))
         manifest = account(header, folder.path, verdicts, first_rows, records)
+        log.write(pool.ledger, pool.num_deaths, is_finished=True)
         folder.finish(manifest.to_json())
-    seconds = time.monotonic() - start
-    print(f"{folder.path}: {manifest.num_rows:,} rows in {seconds:,.1f} s")
-    print("\n".join(summary(manifest)))
-    if pool.num_deaths:
-        print(f"  {pool.num_deaths} actors died; others did their work")
+    print(f"{folder.path}: {manifest.num_rows:,} rows")
+    print("\n".join([*summary(manifest), *log.lines()]), flush=True)
 
 
 def manifest_header(config: PreprocessConfig, source: InputFile) -> dict[str, Any]:
@@ -163,9 +174,9 @@ def _canonicalize_rows(source: InputFile, verdicts: VerdictFiles, pool: WorkerPo
                 digests[chunk] = digest
                 first = chunk * CHUNK_SIZE
                 label = f"rows {first} to {first + len(texts) - 1}"
-                yield Task(key=chunk, label=label, arguments=(texts,))
+                yield Task(key=chunk, label=label, num_rows=len(texts), arguments=(texts,))
 
-        for chunk, result in pool.run("canonicalize", unfinished()):
+        for chunk, result in pool.run("canonical_rows", unfinished()):
             verdicts.write(chunk, digests.pop(chunk), result)
             advance(len(result.canonical))
 
@@ -213,9 +224,9 @@ def _featurize_shards(
                 rows, canonicals = zip(*part, strict=True)
                 label = f"shard {shard} (rows {rows[0]} to {rows[-1]})"
                 arguments = (shard, rows, canonicals, config.content, config.max_hops, config.seed)
-                yield Task(key=shard, label=label, arguments=arguments)
+                yield Task(key=shard, label=label, num_rows=len(part), arguments=arguments)
 
-        for shard, result in pool.run("featurize", unfinished()):
+        for shard, result in pool.run("featurize_shard", unfinished()):
             digest, count = plans.pop(shard)
             write_atomically(folder.path / shard_name(shard), result.data)
             values = {

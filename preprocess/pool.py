@@ -1,10 +1,12 @@
 """A pool of Ray actors that outlives the death of any of them."""
 
 import os
+import resource
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 # Both are read when Ray is imported. The second, made for desktops, is what binds a local Ray to
 # 127.0.0.1: an address given to ray.init is replaced by one that other machines can reach.
@@ -16,7 +18,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from mips_dist.errors import MipsError
-from preprocess.work import CanonicalRows, FeaturizedShard, canonical_rows, featurize_shard
+from preprocess import work
 
 # Work that ends its actor this often is held to be the cause of it.
 _MAX_ATTEMPTS = 10
@@ -30,19 +32,47 @@ class Task:
     key: int
     label: str  # names the work in messages
     arguments: tuple[Any, ...]
+    num_rows: int
     attempts: int = 0
+
+
+@dataclass(kw_only=True)
+class Share:
+    """What one actor did; its peak of memory is that of its process."""
+
+    node: str
+    tasks: int = 0
+    rows: int = 0
+    cpu_seconds: float = 0.0
+    max_rss_bytes: int = 0
+
+
+class Finished(NamedTuple):
+    """What a task returned, and who did it at what cost."""
+
+    result: Any
+    actor: str
+    node: str
+    cpu_seconds: float
+    max_rss_bytes: int
 
 
 class Worker:
     """Turns one task after another into bytes; knows no file and keeps no state."""
 
-    def canonicalize(self, texts: list[str]) -> CanonicalRows:
-        """See `preprocess.work.canonical_rows`."""
-        return canonical_rows(texts)
-
-    def featurize(self, *arguments: Any) -> FeaturizedShard:
-        """See `preprocess.work.featurize_shard`."""
-        return featurize_shard(*arguments)
+    def run(self, function: str, arguments: Sequence[Any]) -> Finished:
+        """Call a function of `preprocess.work`."""
+        start = time.process_time()
+        result = getattr(work, function)(*arguments)
+        cpu_seconds = time.process_time() - start
+        context = ray.get_runtime_context()
+        return Finished(
+            result,
+            context.get_actor_id() or "",
+            context.get_node_id(),
+            cpu_seconds,
+            1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        )
 
 
 _Actor: Any = ray.remote(num_cpus=1)(Worker)
@@ -55,6 +85,13 @@ class WorkerPool:
     ----------
     num_actors
         Actors; None: one per core that is free to use.
+
+    Attributes
+    ----------
+    ledger
+        Actor id -> what it did.
+    num_deaths
+        Actors that died.
     """
 
     def __init__(self, num_actors: int | None) -> None:
@@ -63,6 +100,7 @@ class WorkerPool:
             num_actors = max(1, int(ray.cluster_resources().get("CPU", 1)))
         self._workers = [_Actor.remote() for _ in range(num_actors)]
         self.num_deaths = 0
+        self.ledger: dict[str, Share] = {}
 
     @staticmethod
     def _start_ray(num_cpus: int) -> None:
@@ -95,7 +133,7 @@ class WorkerPool:
         Parameters
         ----------
         method
-            Method of `Worker`.
+            Function of `preprocess.work`.
         tasks
             The calls.
         """
@@ -104,7 +142,7 @@ class WorkerPool:
 
         def submit(slot: int, task: Task | None) -> None:
             if task is not None:
-                reference = getattr(self._workers[slot], method).remote(*task.arguments)
+                reference = self._workers[slot].run.remote(method, task.arguments)
                 running[reference] = (slot, task)
 
         for slot in range(len(self._workers)):
@@ -121,7 +159,15 @@ class WorkerPool:
                 submit(slot, task)
                 continue
             submit(slot, next(waiting, None))
-            yield task.key, result
+            self._count(task, result)
+            yield task.key, result.result
+
+    def _count(self, task: Task, finished: Finished) -> None:
+        share = self.ledger.setdefault(finished.actor, Share(node=finished.node))
+        share.tasks += 1
+        share.rows += task.num_rows
+        share.cpu_seconds += finished.cpu_seconds
+        share.max_rss_bytes = max(share.max_rss_bytes, finished.max_rss_bytes)
 
     def _replace(self, slot: int, task: Task, error: RayError) -> None:
         task.attempts += 1
