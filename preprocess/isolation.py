@@ -60,10 +60,11 @@ class Condemned(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """What a task returned, and the CPU seconds that its process spent on it."""
+    """What a task returned, the CPU seconds that it took, and the peak memory of its processes."""
 
     result: Any
     cpu_seconds: float
+    max_rss_bytes: int
 
 
 class _EndedItself(Exception):
@@ -78,6 +79,7 @@ class Isolated:
         self._child: subprocess.Popen[bytes] | None = None
         self._connection: Connection
         self._cpu_seconds = 0.0
+        self._child_rss_bytes = 0
 
     def run(
         self,
@@ -137,7 +139,7 @@ class Isolated:
         arguments: Sequence[Any],
     ) -> Finished:
         result = self._call(seconds, method, texts, condemned, *arguments)
-        return Finished(result, self._cpu_seconds)
+        return Finished(result, self._cpu_seconds, self._child_rss_bytes + _max_rss_bytes())
 
     def _why_condemned(self, method: str, text: str, arguments: Sequence[Any]) -> str | None:
         """Try one text alone; return the reason if it ends its process each time."""
@@ -158,12 +160,13 @@ class Isolated:
                 continue
             try:
                 self._connection.send((seconds, function, arguments))
-                is_done, value, cpu_seconds = self._connection.recv()
+                is_done, value, cpu_seconds, rss = self._connection.recv()
             except (EOFError, OSError):
                 if (reason := self._why_ended(seconds)) is not None:
                     raise _EndedItself(reason) from None
                 continue
             self._cpu_seconds += cpu_seconds
+            self._child_rss_bytes = rss
             if not is_done:
                 raise RuntimeError(f"preprocess.work.{function} failed\n{value}")
             return value
@@ -233,8 +236,12 @@ def _prepare(parent: int, gb_per_actor: float) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
+def _max_rss_bytes() -> int:
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def main() -> None:
-    """Answer (seconds, function, arguments) by (done, value, CPU) until the actor hangs up."""
+    """Answer (seconds, function, arguments) by (done, value, CPU, memory) until the actor is gone."""
     descriptor, parent, gb_per_actor = sys.argv[1:]
     connection = Connection(int(descriptor))
     from preprocess import work
@@ -256,7 +263,7 @@ def main() -> None:
         except Exception:
             value, is_done = traceback.format_exc(), False
         signal.setitimer(signal.ITIMER_REAL, 0)
-        connection.send((is_done, value, time.process_time() - start))
+        connection.send((is_done, value, time.process_time() - start, _max_rss_bytes()))
 
 
 if __name__ == "__main__":

@@ -7,10 +7,11 @@ only turn arguments into bytes; the driver writes every file, so neither their n
 in which they finish nor the death of any can change a byte (law L7).
 """
 
+import os
 import sys
-import time
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import islice
@@ -28,8 +29,10 @@ from preprocess.journal import Journal
 from preprocess.merge import FirstRows, find_first_rows
 from preprocess.output import VERDICTS_NAME, OutputFolder
 from preprocess.pool import Task, WorkerPool
+from preprocess.preflight import look_ahead
 from preprocess.progress import progress
 from preprocess.rows import InputFile, inspect
+from preprocess.run_log import RunLog
 from preprocess.verdicts import VerdictFiles, digest_of
 
 T = TypeVar("T")
@@ -117,15 +120,20 @@ def preprocess(config: PreprocessConfig) -> None:
         raise UsageError("input=FILE and output=DIR are needed; see --help")
     if config.content == "full":
         check_backend(config.conformer_backend)
-    start = time.monotonic()
     source = inspect(config.input, config.column)
     header = manifest_header(config, source)
     folder = OutputFolder(config.output, header)
     if folder.is_finished():
         print(f"{folder.path} is finished already; nothing to do")
         return
-    actors = "one actor per core" if config.num_actors is None else f"{config.num_actors} actors"
-    print(f"{source.name}: {source.num_rows:,} rows; Ray starts {actors}", file=sys.stderr)
+    preflight = look_ahead(source, config.content, folder.path)
+    # How many a cluster has room for is known once Ray has found it.
+    num_actors = config.num_actors
+    if num_actors is None and not os.environ.get("RAY_ADDRESS"):
+        num_actors = len(os.sched_getaffinity(0))
+    print(f"{source.name}: {source.num_rows:,} rows", file=sys.stderr)
+    print(preflight.line(num_actors), file=sys.stderr, flush=True)
+    log = RunLog(folder.path, source.num_rows, preflight.parse_seconds)
     verdicts = VerdictFiles(folder.work / "rows", source.num_rows)
     assembly = Assembly(folder)
     limits = Limits(
@@ -134,17 +142,20 @@ def preprocess(config: PreprocessConfig) -> None:
     with folder.begun():
         journal = Journal(folder.path / VERDICTS_NAME, verdict_settings(header), config.verdicts)
         with WorkerPool(config.num_actors, limits, journal) as pool:
-            _canonicalize_rows(source, verdicts, pool)
-            first_rows = find_first_rows(verdicts, source.num_rows, folder.work)
-            num_shards = _featurize_shards(config, assembly, verdicts, first_rows, pool)
+            try:
+                _canonicalize_rows(source, verdicts, pool)
+                first_rows = find_first_rows(verdicts, source.num_rows, folder.work)
+                num_shards = _featurize_shards(config, assembly, verdicts, first_rows, pool)
+            except BaseException:
+                with suppress(OSError):  # such as the full disk that is being reported
+                    log.write(pool.ledger, pool.num_deaths, is_finished=False)
+                raise
         records = assembly.records(num_shards)
         manifest = account(header, folder.path, verdicts, first_rows, records)
+        log.write(pool.ledger, pool.num_deaths, is_finished=True)
         folder.finish(manifest.to_json())
-    seconds = time.monotonic() - start
-    print(f"{folder.path}: {manifest.num_rows:,} rows in {seconds:,.1f} s")
-    print("\n".join(summary(manifest)))
-    if pool.num_deaths:
-        print(f"  {pool.num_deaths} actors died; others did their work")
+    print(f"{folder.path}: {manifest.num_rows:,} rows")
+    print("\n".join([*summary(manifest), *log.lines()]), flush=True)
 
 
 def manifest_header(config: PreprocessConfig, source: InputFile) -> dict[str, Any]:

@@ -44,12 +44,13 @@ class Task:
 
 @dataclass(kw_only=True)
 class Share:
-    """What one actor did."""
+    """What one actor did; its peak of memory is that of its process and of its child."""
 
     node: str
     tasks: int = 0
     rows: int = 0
     cpu_seconds: float = 0.0
+    max_rss_bytes: int = 0
 
 
 class Worker:
@@ -199,6 +200,7 @@ class WorkerPool:
         share.tasks += 1
         share.rows += len(task.texts)
         share.cpu_seconds += outcome.cpu_seconds
+        share.max_rss_bytes = max(share.max_rss_bytes, outcome.max_rss_bytes)
 
     def _start_actor(self) -> None:
         actor = _Actor.remote(self._limits)

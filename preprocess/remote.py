@@ -75,10 +75,18 @@ def shown(url: str) -> str:
 
 
 @contextmanager
-def opened(url: str) -> Iterator[Source]:
+def opened(url: str, is_whole: bool) -> Iterator[Source]:
     """Open a local path or a URL that fsspec knows.
 
     Credentials come from the environment, as the service's own tools read them.
+
+    Parameters
+    ----------
+    url
+        Where the file lies.
+    is_whole
+        The file is read from beginning to end: over http one request will do, from a server that
+        knows no ranges too.
 
     Raises
     ------
@@ -93,14 +101,15 @@ def opened(url: str) -> Iterator[Source]:
             f"input={shown(url)} was given with a password, which logs would keep; "
             "set credentials in the environment (AWS_ACCESS_KEY_ID and so on)"
         )
-    options: dict[str, Any] = {}
+    is_http = scheme in ("http", "https")
     try:
-        if scheme in ("http", "https"):
-            options["client_kwargs"] = {"timeout": _patience()}
+        options = {"client_kwargs": {"timeout": _patience()}} if is_http else {}
         system, path = fsspec.core.url_to_fs(url, **options)
-        file = system.open(path, "rb", block_size=_BLOCK_BYTES)
+        file = system.open(path, "rb", block_size=0 if is_http and is_whole else _BLOCK_BYTES)
     except FileNotFoundError as error:
-        raise MipsError(f"no file {shown(url)}; check the path of input=") from error
+        # What a server does not show or is not there to show is not found either.
+        remedy = "check address and credentials" if scheme else "check the path of input="
+        raise MipsError(f"no file {shown(url)}; {remedy}") from error
     except ImportError as error:
         extra = _EXTRA.get(scheme)
         remedy = f"pip install 'mips-dist[{extra}]'" if extra else "install it, or copy the file"

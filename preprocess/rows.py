@@ -142,8 +142,7 @@ def _suffix(url: str) -> str:
 @contextmanager
 def _reading(url: str) -> Iterator[Source]:
     """Open a file as it is; what is wrong with its contents becomes one line."""
-    _suffix(url)
-    with opened(url) as source:
+    with opened(url, is_whole=_suffix(url) != ".parquet") as source:
         try:
             yield source
         except (*DAMAGED, pa.ArrowException, OSError) as error:

@@ -20,7 +20,7 @@ from mips_dist.chem.sample import Sample
 from mips_dist.config import run
 from mips_dist.data.shards import load, read_manifest
 from preprocess import pipeline, work
-from preprocess.pool import Task
+from preprocess.pool import Share, Task
 
 GOOD = ["*CC*", "*CC(*)C", "*CC(*)c1ccccc1", "*OCC*", "*O[Si](*)(C)C", "*CC(F)(F)*"]
 ENDS = ["", "C", "CC", "O", "F", "Cl", "N", "C#N", "C(=O)OC", "c1ccccc1"]
@@ -33,6 +33,7 @@ class InlinePool:
     num_deaths = 0
 
     def __init__(self, num_actors: int | None, *_: object) -> None:
+        self.ledger: dict[str, Share] = {}
         self.order = random.Random(num_actors)
 
     def __enter__(self) -> "InlinePool":
@@ -68,14 +69,15 @@ def command(source: Path, output: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "preprocess", *overrides]
 
 
-def in_process(source: Path, output: Path, *more: str) -> int:
+def in_process(source: Path | str, output: Path, *more: str) -> int:
     argv = [f"input={source}", f"output={output}", "content=topology", *more]
     return run(pipeline.preprocess, pipeline.PreprocessConfig, "preprocess", argv)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     assert all(path.is_file() for path in folder.iterdir()), "the work folder was left behind"
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    # The log tells of times and actors, and is another for each run.
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "log.json"}
 
 
 def table(path: Path) -> list[dict[str, str]]:
