@@ -36,6 +36,7 @@ from mips_dist.train.finetuning import FoldConfig, PropertyRows, load_pretrained
 LEDGER_FILE = "ledger.jsonl"
 IDENTITY_FILE = "study.json"
 REJECTS_FILE = "rejects.csv"
+_FETCH = "fetch the eight sets with `python -m preprocess.corpus fetch benchmark output=FOLDER`"
 MIN_POLYMERS_PER_FOLD = 2  # R2 of one polymer does not exist
 
 
@@ -163,6 +164,8 @@ def read_sets(config: FinetuneConfig) -> tuple[list[LabelledSet], list[Reject]]:
         properties = [read_property(configs_dir() / "property", name) for name in BENCHMARK]
         for prop in properties:
             prop.file = str(folder / prop.file)
+            if not Path(prop.file).is_file():
+                raise MipsError(f"no file {prop.file}; {_FETCH}")
     sets, rejects = read_labelled_sets(properties)
     for labelled in sets:
         found, needed = len(set(labelled.canonical)), config.num_folds * MIN_POLYMERS_PER_FOLD
@@ -180,9 +183,8 @@ def _data_dir(config: FinetuneConfig) -> Path:
     root = os.environ.get("MIPS_DATA")
     if config.data_dir is None and root is None:
         raise MipsError(
-            "no data: put the eight sets (Egc.csv, Egb.csv, Eea.csv, Ei.csv, Xc.csv, EPS.csv, "
-            "Nc.csv, Eat.csv; columns psmiles,value) into a folder and give data_dir=FOLDER, or "
-            "give your own csv with input=FILE targets=[COLUMN]"
+            f"no data: {_FETCH} and give data_dir=FOLDER, or give your own csv with input=FILE "
+            "targets=[COLUMN]"
         )
     return Path(config.data_dir) if config.data_dir is not None else Path(str(root)) / "benchmark"
 
