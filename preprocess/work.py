@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mips_dist.chem.conformer import STATUS_NAMES
+from mips_dist.chem.conformer import MAX_EMBEDDED_ATOMS, STATUS_NAMES
 from mips_dist.chem.descriptors import descriptor_groups
 from mips_dist.chem.psmiles import InvalidPolymer, canonicalize, has_stereo_marks
 from mips_dist.chem.sample import Content, featurize, featurize_each
@@ -96,6 +96,7 @@ def _count_status(blocks: Sequence[PolymerBlock]) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for block in blocks:
         if block.conformer_status is not None:
-            for status in block.conformer_status.tolist():
-                counts["failed" if status == NO_CONFORMER else STATUS_NAMES[status]] += 1
+            for status, atoms in zip(block.conformer_status.tolist(), block.num_atoms, strict=True):
+                absent = "too_large" if atoms > MAX_EMBEDDED_ATOMS else "failed"
+                counts[absent if status == NO_CONFORMER else STATUS_NAMES[status]] += 1
     return dict(sorted(counts.items()))
