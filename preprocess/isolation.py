@@ -241,7 +241,7 @@ def _max_rss_bytes() -> int:
 
 
 def main() -> None:
-    """Answer (seconds, function, arguments) by (done, value, CPU, memory) until the actor is gone."""
+    """Answer (seconds, function, arguments) by (done, value, CPU seconds, bytes) till the end."""
     descriptor, parent, gb_per_actor = sys.argv[1:]
     connection = Connection(int(descriptor))
     from preprocess import work

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mips_dist.chem.conformer import STATUS_NAMES
+from mips_dist.chem.conformer import MAX_EMBEDDED_ATOMS, STATUS_NAMES
 from mips_dist.chem.descriptors import descriptor_groups
 from mips_dist.chem.psmiles import InvalidPolymer, canonicalize, has_stereo_marks
 from mips_dist.chem.sample import Content, Sample, featurize, featurize_each
@@ -166,5 +166,8 @@ def try_one(function: str, text: str, arguments: Sequence[Any]) -> None:
 def _count_status(block: PolymerBlock) -> dict[str, int]:
     if block.conformer_status is None:
         return {}
-    names = ["failed" if s == NO_CONFORMER else STATUS_NAMES[s] for s in block.conformer_status]
-    return dict(sorted(Counter(names).items()))
+    counts: Counter[str] = Counter()
+    for status, atoms in zip(block.conformer_status.tolist(), block.num_atoms, strict=True):
+        absent = "too_large" if atoms > MAX_EMBEDDED_ATOMS else "failed"
+        counts[absent if status == NO_CONFORMER else STATUS_NAMES[status]] += 1
+    return dict(sorted(counts.items()))

@@ -2,7 +2,8 @@
 
 The unit is cut out of the chain and its ends are capped with hydrogen: a star on a single bond
 becomes a hydrogen, a star on a multiple bond becomes a carbon with the hydrogens that its valence
-asks for (``=CH2``). The ladder, from the first rung that works:
+asks for (``=CH2``). A unit of more than ``MAX_EMBEDDED_ATOMS`` atoms, hydrogens not counted, gets
+no conformer. The ladder, from the first rung that works:
 
 1. ETKDGv3 on the heavy atoms alone (hydrogens are four fifths of the cost of embedding); where no
    embedding is found, once more from random coordinates, which gives worse geometries;
@@ -40,8 +41,11 @@ STATUS_NAMES = (
 """What the numbers in ``Conformer.status`` mean; the last one marks a polymer without conformer."""
 
 FAILED = STATUS_NAMES.index("failed")
+# The cost grows with the cube of the size: 4 s at 300 atoms, 34 s at 600, minutes at 1,000, where
+# one such unit would hold up a whole shard. No polymer of the corpus has more than 170.
+MAX_EMBEDDED_ATOMS = 300
 # A random start works at one of its first tries or never; RDKit's default of ten tries per atom
-# would spend seconds on each unit that cannot be embedded at all.
+# would spend seconds on each unit that cannot be embedded at all. Fewer for more than 100 atoms.
 _RANDOM_TRIES = 100
 _RANDOM_START = STATUS_NAMES.index("random_start_mmff94_converged")
 
@@ -151,18 +155,21 @@ def embed_each(
 
     Returns
     -------
-    For each unit its conformers in the order of their seeds, without those that failed.
+    For each unit its conformers in the order of their seeds, without those that failed; none for a
+    unit of more than `MAX_EMBEDDED_ATOMS` atoms.
     """
     if not 0 <= seed < _NUM_SEEDS:
         raise ValueError(f"seed: {seed} is not 0 to {_NUM_SEEDS - 1}")
     found: list[list[Conformer]] = [[] for _ in mols]
-    capped = [cap_with_hydrogen(mol) for mol in mols]
+    # The two stars are atoms of the unit's molecule.
+    small = [place for place, mol in enumerate(mols) if mol.GetNumAtoms() - 2 <= MAX_EMBEDDED_ATOMS]
+    capped = [cap_with_hydrogen(mols[place]) for place in small]
     for index in range(num_conformers):
         rdkit_seed = (seed + index * _SEED_STRIDE) % _NUM_SEEDS + 1
         made = _embed_once(capped, rdkit_seed, backend, mmff_iterations)
-        for conformers, conformer in zip(found, made, strict=True):
+        for place, conformer in zip(small, made, strict=True):
             if conformer is not None:
-                conformers.append(conformer)
+                found[place].append(conformer)
     return found
 
 
@@ -217,7 +224,8 @@ def _embed_heavy_atoms(capped: Chem.Mol, rdkit_seed: int) -> bool | None:
     if rdDistGeom.EmbedMolecule(capped, parameters) == 0:
         return False
     parameters.useRandomCoords = True  # type: ignore[assignment]
-    parameters.maxIterations = _RANDOM_TRIES  # type: ignore[assignment]
+    cost = max(1.0, (capped.GetNumAtoms() / 100) ** 2)
+    parameters.maxIterations = int(_RANDOM_TRIES / cost)  # type: ignore[assignment]
     return True if rdDistGeom.EmbedMolecule(capped, parameters) == 0 else None
 
 

@@ -80,6 +80,7 @@ def descriptor_groups(
 
 DESCRIPTOR_GROUPS = descriptor_groups()
 
+_STAR = Chem.MolFromSmarts("[#0]")
 _ATOM_PAIRS = rdFingerprintGenerator.GetAtomPairGenerator(
     minDistance=1,
     maxDistance=30,
@@ -92,9 +93,8 @@ _ATOM_PAIRS = rdFingerprintGenerator.GetAtomPairGenerator(
 def cap_with_methyl(mol: Chem.Mol) -> Chem.Mol:
     """Turn the stars of a repeat unit into carbons: ``CH3``, or ``=CH2`` on a double bond."""
     capped = Chem.RWMol(mol)
-    for atom in mol.GetAtoms():
-        if atom.GetAtomicNum() == 0:
-            capped.ReplaceAtom(atom.GetIdx(), Chem.Atom(6))
+    for (star,) in mol.GetSubstructMatches(_STAR):
+        capped.ReplaceAtom(star, Chem.Atom(6))
     Chem.SanitizeMol(capped)
     return capped.GetMol()
 

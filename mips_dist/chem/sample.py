@@ -11,6 +11,7 @@ from mips_dist.chem.conformer import Conformer, embed_each
 from mips_dist.chem.descriptors import atom_pair_3d, rdkit_2d
 from mips_dist.chem.graph import PolymerGraph, build_graphs
 from mips_dist.chem.psmiles import in_words
+from mips_dist.errors import MipsError
 
 Content = Literal["full", "topology"]
 
@@ -96,6 +97,8 @@ def featurize_each(
     """
     try:
         return make(canonicals), {}
+    except MipsError:
+        raise  # this machine lacks something; no polymer is at fault
     except Exception:  # someone in the list raises; below each is asked for its own
         samples: list[Sample] = []
         failed = {}
