@@ -156,8 +156,9 @@ def ragged_rows(starts: Array, counts: Array) -> Array:
     (sum of counts,) int64.
     """
     ends = np.cumsum(counts, dtype=np.int64)
-    total = int(ends[-1]) if len(ends) else 0
-    return np.repeat(starts - (ends - counts), counts) + np.arange(total, dtype=np.int64)
+    rows = np.repeat(starts - (ends - counts), counts)
+    rows += np.arange(len(rows))
+    return rows
 
 
 def stack(

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Collection, Mapping
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mips_dist.data.block import CONFORMER_FIELDS, Array, PolymerBlock
+from mips_dist.data.block import CONFORMER_FIELDS, Array, PolymerBlock, ragged_rows
 
 TOPOLOGY, BONDS, DESCRIPTORS = "topology.npz", "bonds.npz", "descriptors.npz"
 CONFORMER, NAMES = "conformer.npz", "psmiles.json"
@@ -165,7 +166,7 @@ def _encode_topology(block: PolymerBlock) -> dict[str, Array]:
         "pairs_of_atom": _narrow(pairs_of_atom),
         "pair_key_step": _narrow(key - query),
         "pair_hops": block.pair_hops,
-        "path_pair_step": _narrow(np.diff(path_pair, prepend=0)),
+        "path_pair_step": _steps(block.path_pair, block.num_path_atoms),
         "path_atom_step": _narrow(block.path_atom - query[path_pair]),
         **_encode_classes("path", block.path_position, block.path_weight),
     }
@@ -175,24 +176,27 @@ def _decode_topology(stored: Mapping[str, Array], num_polymers: int) -> dict[str
     counts = stored["counts"].astype(np.int32)
     _require(counts.shape == (3, num_polymers), "counts")
     num_atoms, num_pairs, num_path_atoms = counts
-    features, is_backbone = stored["atom_features"], stored["is_backbone"]
-    _check_counts(num_atoms, num_polymers, features)
-    _check_counts(num_atoms, num_polymers, is_backbone)
+    _require(num_polymers > 0 and bool((counts[:2] > 0).all()), "counts")
+    features, is_backbone, hops = (stored[n] for n in ("atom_features", "is_backbone", "pair_hops"))
+    for values in (features, is_backbone, stored["pairs_of_atom"]):
+        _check_counts(num_atoms, num_polymers, values)
+    for values in (hops, stored["pair_key_step"]):
+        _check_counts(num_pairs, num_polymers, values)
     # Queries ascend within a polymer, so the number of each atom's pairs says which they are.
     pairs_of_atom = stored["pairs_of_atom"]
-    _require(pairs_of_atom.shape == is_backbone.shape, "pairs_of_atom")
-    step, hops = stored["pair_key_step"], stored["pair_hops"]
-    _check_counts(num_pairs, num_polymers, step)
-    _check_counts(num_pairs, num_polymers, hops)
-    _require(int(pairs_of_atom.sum()) == len(step), "pairs_of_atom")
-    query = np.repeat(_local(num_atoms, np.int16), pairs_of_atom)
-    pair_index = np.empty((2, len(query)), np.int16)
-    pair_index[0] = query
-    np.add(query, step, out=pair_index[1], casting="same_kind")
+    found = np.add.reduceat(pairs_of_atom, _starts(num_atoms), dtype=np.int64)
+    _require(np.array_equal(found, num_pairs), "pairs_of_atom")
+    local_atom = ragged_rows(np.zeros(num_polymers, np.int64), num_atoms).astype(np.int16)
+    pair_index = np.empty((2, len(hops)), np.int16)
+    query = pair_index[0] = np.repeat(local_atom, pairs_of_atom)
+    np.add(query, stored["pair_key_step"], out=pair_index[1], casting="same_kind")
     size = num_atoms.astype(np.int16)
-    _check_range(pair_index, np.repeat(size, num_pairs), "pairs")
-    path_pair, position, weight = _decode_paths("path", stored, num_pairs, num_path_atoms)
-    path_atom = query[path_pair] + stored["path_atom_step"]
+    _check_range(pair_index[1], np.repeat(size, num_pairs), "pairs")
+    path_pair, local_pair, position, weight = _decode_paths(
+        "path", stored, num_pairs, num_path_atoms
+    )
+    path_atom = query[path_pair]
+    np.add(path_atom, stored["path_atom_step"], out=path_atom, casting="same_kind")
     _check_range(path_atom, np.repeat(size, num_path_atoms), "paths")
     return {
         "num_atoms": num_atoms,
@@ -202,22 +206,20 @@ def _decode_topology(stored: Mapping[str, Array], num_polymers: int) -> dict[str
         "is_backbone": is_backbone,
         "pair_index": pair_index,
         "pair_hops": hops,
-        "path_pair": _to_local(path_pair, num_pairs, num_path_atoms),
+        "path_pair": local_pair,
         "path_position": position,
-        "path_atom": path_atom.astype(np.int16, copy=False),
+        "path_atom": path_atom,
         "path_weight": weight,
     }
 
 
 def _encode_bonds(block: PolymerBlock) -> dict[str, Array]:
     bonds = block.bonds()
-    pair_start = block.offsets["num_pairs"][:-1]
-    path_pair = bonds["path_bond_pair"] + np.repeat(pair_start, bonds["num_path_bonds"])
     return {
         "counts": _narrow(np.stack([bonds[name] for name in _BOND_COUNTS])),
         "edge_index": _narrow(bonds["edge_index"]),
         **{name: bonds[name] for name in ("bond_type", "cell_shift", "pair_shift")},
-        "path_bond_pair_step": _narrow(np.diff(path_pair, prepend=0)),
+        "path_bond_pair_step": _steps(bonds["path_bond_pair"], bonds["num_path_bonds"]),
         "path_bond_type": bonds["path_bond_type"],
         **_encode_classes("path_bond", bonds["path_bond_position"], bonds["path_bond_weight"]),
     }
@@ -234,7 +236,9 @@ def _decode_bonds(stored: Mapping[str, Array], topology: Mapping[str, Any]) -> d
         _check_counts(num_bonds, len(num_atoms), values)
     _check_range(edge_index, np.repeat(num_atoms, num_bonds), "bonds")
     _check_counts(num_pairs, len(num_atoms), stored["pair_shift"])
-    path_pair, position, weight = _decode_paths("path_bond", stored, num_pairs, num_path_bonds)
+    _, path_bond_pair, position, weight = _decode_paths(
+        "path_bond", stored, num_pairs, num_path_bonds
+    )
     _check_counts(num_path_bonds, len(num_atoms), stored["path_bond_type"])
     return {
         "pair_shift": stored["pair_shift"],
@@ -243,7 +247,7 @@ def _decode_bonds(stored: Mapping[str, Array], topology: Mapping[str, Any]) -> d
         "bond_type": stored["bond_type"],
         "cell_shift": stored["cell_shift"],
         "num_path_bonds": num_path_bonds,
-        "path_bond_pair": _to_local(path_pair, num_pairs, num_path_bonds),
+        "path_bond_pair": path_bond_pair,
         "path_bond_position": position,
         "path_bond_type": stored["path_bond_type"],
         "path_bond_weight": weight,
@@ -262,35 +266,38 @@ def _encode_classes(prefix: str, position: Array, weight: Array) -> dict[str, Ar
     }
 
 
+def _steps(pair: Array, counts: Array) -> Array:
+    """Return by how much the pair grows from entry to entry, from 0 in every polymer."""
+    steps = np.diff(pair, prepend=0)
+    first = _starts(counts)[counts > 0]
+    steps[first] = pair[first]
+    return _narrow(steps)
+
+
 def _decode_paths(
     prefix: str, stored: Mapping[str, Array], num_pairs: Array, num_entries: Array
-) -> tuple[Array, Array, Array]:
-    """Return pair of the block (int64), position and weight of path entries."""
-    pair = np.cumsum(stored[f"{prefix}_pair_step"], dtype=np.int64)
-    number = stored[f"{prefix}_class"]
-    _check_counts(num_entries, len(num_pairs), pair)
+) -> tuple[Array, Array, Array, Array]:
+    """Return pair in the block and in its polymer (int32), position and weight of path entries."""
+    step, number = stored[f"{prefix}_pair_step"], stored[f"{prefix}_class"]
+    _check_counts(num_entries, len(num_pairs), step)
     _check_counts(num_entries, len(num_pairs), number)
-    _check_range(pair, num_pairs.sum(dtype=np.int64), "paths")
-    # An index beyond the classes is an IndexError, which is a damaged shard too.
+    # Steps are not negative, so that the last entry of a polymer is its largest.
+    _require(step.dtype.kind == "u", f"{prefix}_pair_step")
+    sums = np.zeros(len(step) + 1, np.int32)
+    np.cumsum(step, out=sums[1:])
+    start = _starts(num_entries)
+    before = sums[start]
+    _require(bool((sums[start + num_entries] - before < num_pairs).all()), f"{prefix}_pair_step")
+    local = sums[1:] - np.repeat(before, num_entries)
+    pair = local + np.repeat(_starts(num_pairs).astype(np.int32), num_entries)
+    # A number beyond the classes is an IndexError, which is a damaged shard too.
+    number = number.astype(np.intp)
     position = stored[f"{prefix}_class_position"][number]
-    return pair, position, stored[f"{prefix}_class_weight"][number]
+    return pair, local, position, stored[f"{prefix}_class_weight"][number]
 
 
 def _starts(counts: Array) -> Array:
     return np.cumsum(counts, dtype=np.int64) - counts
-
-
-def _local(counts: Array, dtype: Any) -> Array:
-    """Count 0, 1, ... within every polymer."""
-    every = np.arange(int(counts.sum()))
-    return (every - np.repeat(_starts(counts), counts)).astype(dtype)
-
-
-def _to_local(pair: Array, num_pairs: Array, num_entries: Array) -> Array:
-    """Return the pair of each path entry as a number within its polymer."""
-    local = (pair - np.repeat(_starts(num_pairs), num_entries)).astype(np.int32)
-    _check_range(local, np.repeat(num_pairs, num_entries), "paths")
-    return local
 
 
 def _require(is_so: bool, what: str) -> None:
@@ -344,14 +351,25 @@ def unpack_arrays(data: bytes | memoryview) -> dict[str, Array]:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
             size = sum(entry.file_size for entry in entries)
-            methods = {entry.compress_type for entry in entries}
-            if len(entries) > _MAX_ARRAYS or size > _MAX_MEMBER_BYTES:
-                raise ValueError(f"{len(entries)} arrays of {size} bytes are no block")
-            if not methods <= {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
-                raise ValueError("an array is compressed by another method than deflate")
-            return {e.filename.removesuffix(".npy"): _parse_npy(archive.read(e)) for e in entries}
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        if len(entries) > _MAX_ARRAYS or size > _MAX_MEMBER_BYTES:
+            raise ValueError(f"{len(entries)} arrays of {size} bytes are no block")
+        if any(entry.compress_type != zipfile.ZIP_DEFLATED for entry in entries):
+            raise ValueError("an array is compressed by another method than deflate")
+        return {e.filename.removesuffix(".npy"): _parse_npy(_inflate(data, e)) for e in entries}
+    except (zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError) as error:
         raise ValueError(f"no npz file: {error}") from error
+
+
+def _inflate(data: bytes | memoryview, entry: zipfile.ZipInfo) -> bytes:
+    """Return a file of a zip archive, no more of it than is declared.
+
+    Straight from the bytes, which is faster than zipfile's streams. Their CRC is not looked at:
+    the sha256 of the shard covers them.
+    """
+    name_size, extra_size = struct.unpack_from("<HH", data, entry.header_offset + 26)
+    start = entry.header_offset + 30 + name_size + extra_size
+    packed = data[start : start + entry.compress_size]
+    return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, entry.file_size + 1)
 
 
 def _parse_npy(data: bytes) -> Array:

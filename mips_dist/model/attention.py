@@ -80,10 +80,10 @@ class PairBias(nn.Module):
         # A path of no bonds is one atom: it counts once.
         total = total + score(batch.pair_query, hops) * (hops > 0)[:, None]
         # The batch counts positions from the query.
-        position = hops[batch.path_pair] - batch.path_position
+        position = hops.index_select(0, batch.path_pair) - batch.path_position
         interior = score(batch.path_atom, position) * batch.path_weight[:, None]
         total = total.index_add(0, batch.path_pair, interior.to(total.dtype))
-        bias = total / (hops + 1)[:, None] + self.distance.to(total.dtype)[hops]
+        bias = total / (hops + 1)[:, None] + self.distance.to(total.dtype).index_select(0, hops)
         if self.bond is not None:
             bias = bias + self._bond_term(self.bond.to(bias.dtype), batch)
         return bias

@@ -94,8 +94,10 @@ def test_stock_webdataset_reads_the_same_arrays(shard_dir: Path) -> None:
         query = atom - np.repeat(first_atom, num_pairs)
         key = query + topology["pair_key_step"]
         assert np.array_equal([query, key], mine.pair_index)
-        path_pair = np.cumsum(topology["path_pair_step"])
-        assert np.array_equal(path_pair - np.repeat(first_pair, num_path_atoms), mine.path_pair)
+        steps = np.split(topology["path_pair_step"].astype(int), np.cumsum(num_path_atoms)[:-1])
+        path_pair = np.concatenate([np.cumsum(part) for part in steps])
+        assert np.array_equal(path_pair, mine.path_pair)
+        path_pair += np.repeat(first_pair, num_path_atoms)
         assert np.array_equal(query[path_pair] + topology["path_atom_step"], mine.path_atom)
         weight = topology["path_class_weight"][topology["path_class"]]
         assert np.array_equal(weight, mine.path_weight)
