@@ -72,6 +72,7 @@ class Assembly:
             "block": None if made.record is None else asdict(made.record),
             "reasons": made.reasons,
             "conformer_status": made.conformer_status,
+            "statistics": made.statistics,
         }
         write_checked(path.with_suffix(".json"), values)
         self._missing[shard].remove(block)
@@ -83,6 +84,11 @@ class Assembly:
             values = read_checked(self._record(shard))
             assert values is not None, "the second pass wrote every record"
             yield values
+
+    def statistics(self, num_shards: int) -> Iterator[dict[str, Any]]:
+        """Yield what `preprocess.card.shard_statistics` counted of each block."""
+        for values in self.records(num_shards):
+            yield from values["statistics"]
 
     def _path(self, shard: int, block: int) -> Path:
         return self._blocks / f"{shard:06d}-{block:03d}"
@@ -118,7 +124,7 @@ class Assembly:
             return
         plan = self._plans.pop(shard)
         del self._missing[shard]
-        pieces, indices = [], []
+        pieces, indices, statistics = [], [], []
         reasons: dict[str, str] = {}
         status: Counter[str] = Counter()
         for block in range(len(plan)):
@@ -127,6 +133,7 @@ class Assembly:
             assert values is not None, "the record was there a moment ago"
             reasons |= values["reasons"]
             status.update(values["conformer_status"])
+            statistics.append(values["statistics"])
             indices.append(SampleIndex.decode(path.with_suffix(".npz").read_bytes()))
             if values["block"] is not None:
                 data = path.with_suffix(".tar").read_bytes()
@@ -139,6 +146,7 @@ class Assembly:
             "shard": asdict(record),
             "reasons": reasons,
             "conformer_status": dict(sorted(status.items())),
+            "statistics": statistics,
         }
         write_checked(self._record(shard), summary)
         for block in range(len(plan)):

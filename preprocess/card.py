@@ -16,9 +16,9 @@ from mips_dist.chem.conformer import STATUS_NAMES
 from mips_dist.chem.features import ATOM_FEATURES
 from mips_dist.chem.graph import BOND_TYPES
 from mips_dist.data.block import NO_CONFORMER, Array, PolymerBlock
+from mips_dist.data.files import write_atomically
 from mips_dist.data.shards import Manifest
 from preprocess.card_page import render
-from preprocess.output import write_atomically
 
 CARD_NAME = "card.html"
 NUM_DRAWN = 24
@@ -70,13 +70,14 @@ def _block_counts(block: PolymerBlock) -> dict[str, dict[str, int]]:
         "with a radical": having(column["radical_electrons"] > 0),
         "with an isotope": having(column["isotope"] > 0),
     }
+    bonds = block.bonds()
     counts = {
         "heavy_atoms": _counted(np.bincount(owner[element > 1], minlength=num_polymers)),
         "backbone_atoms": _counted(np.bincount(owner[block.is_backbone], minlength=num_polymers)),
         "element_polymers": _counted(pairs % 256),
         "element_atoms": _counted(element),
         # The one bond of each polymer that leads to the next unit.
-        "link_bonds": _counted(block.bond_type[block.cell_shift != 0], BOND_TYPES),
+        "link_bonds": _counted(bonds["bond_type"][bonds["cell_shift"] != 0], BOND_TYPES),
         "traits": traits,
     }
     if block.conformer_status is not None:
@@ -112,7 +113,7 @@ def write_card(
     folder: Path,
     manifest: Manifest,
     statistics: Iterable[dict[str, Any]],
-    polymers: Sequence[str],
+    polymers: Iterable[str],
     command: str,
 ) -> None:
     """Write ``card.html`` beside the shards; equal arguments give equal bytes.

@@ -8,11 +8,12 @@ in which they finish nor the death of any can change a byte (law L7).
 """
 
 import os
+import shlex
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from itertools import islice
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ from mips_dist.data.shards import BLOCK_SIZE, SCHEMA_VERSION, block_key
 from mips_dist.errors import UsageError
 from preprocess.accounting import account, summary
 from preprocess.assembly import Assembly
+from preprocess.card import write_card
 from preprocess.isolation import Limits
 from preprocess.journal import Journal
 from preprocess.merge import FirstRows, find_first_rows
@@ -152,6 +154,9 @@ def preprocess(config: PreprocessConfig) -> None:
                 raise
         records = assembly.records(num_shards)
         manifest = account(header, folder.path, verdicts, first_rows, records)
+        drawn = (text for part in assembly.statistics(num_shards) for text in part["sample"])
+        counted = assembly.statistics(num_shards)
+        write_card(folder.path, manifest, counted, drawn, command_line(config))
         log.write(pool.ledger, pool.num_deaths, is_finished=True)
         folder.finish(manifest.to_json())
     print(f"{folder.path}: {manifest.num_rows:,} rows")
@@ -185,6 +190,14 @@ def software_versions() -> dict[str, str]:
         "numpy": version("numpy"),
         "zlib": zlib.ZLIB_RUNTIME_VERSION,
     }
+
+
+def command_line(config: PreprocessConfig) -> str:
+    """Return the command that makes a data set, as one types it."""
+    default = PreprocessConfig()
+    given = {f.name: getattr(config, f.name) for f in fields(config)}
+    words = [f"{key}={value}" for key, value in given.items() if value != getattr(default, key)]
+    return shlex.join(["python", "-m", "preprocess", *words])
 
 
 def verdict_settings(header: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -16,6 +16,7 @@ from mips_dist.chem.sample import Content, Sample, featurize, featurize_each
 from mips_dist.data.block import NO_CONFORMER, PolymerBlock, stack
 from mips_dist.data.index import index_blocks
 from mips_dist.data.shards import BlockRecord, encode_piece
+from preprocess.card import shard_statistics
 from preprocess.rows import Refused
 
 
@@ -43,6 +44,7 @@ class FeaturizedBlock:
     index: bytes
     reasons: dict[int, str]  # row -> code: words
     conformer_status: dict[str, int]
+    statistics: dict[str, Any]  # see `preprocess.card.shard_statistics`
 
 
 def canonical_rows(texts: Sequence[str | Refused], condemned: Mapping[int, str]) -> CanonicalRows:
@@ -131,7 +133,12 @@ def featurize_block(
     if not kept:
         index = index_blocks([]).encode()
         return FeaturizedBlock(
-            data=b"", record=None, index=index, reasons=reasons, conformer_status={}
+            data=b"",
+            record=None,
+            index=index,
+            reasons=reasons,
+            conformer_status={},
+            statistics=shard_statistics([]),
         )
     block = stack(samples, kept, groups, with_conformer=content == "full")
     data, record = encode_piece(key, block)
@@ -141,6 +148,7 @@ def featurize_block(
         index=index_blocks([block]).encode(),
         reasons=reasons,
         conformer_status=_count_status(block),
+        statistics=shard_statistics([block]),
     )
 
 

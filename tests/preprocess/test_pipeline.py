@@ -76,8 +76,9 @@ def in_process(source: Path | str, output: Path, *more: str) -> int:
 
 def contents(folder: Path) -> dict[str, bytes]:
     assert all(path.is_file() for path in folder.iterdir()), "the work folder was left behind"
-    # The log tells of times and actors, and is another for each run.
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "log.json"}
+    # The log tells of times and actors, the card of the command: they differ from run to run.
+    differing = {"log.json", "card.html"}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in differing}
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -352,6 +353,7 @@ def test_full_content_through_ray(undisturbed: tuple[Path, Path]) -> None:
     assert block.descriptor_valid["atom_pair_3d"].mean() > 0.95
     assert np.array_equal(block.num_coordinates > 0, block.descriptor_valid["atom_pair_3d"])
     assert len(manifest.shards[0].blocks) == 8
+    assert "<svg" in (undisturbed[1] / "card.html").read_text()
 
 
 def test_the_command_on_a_finished_folder_changes_nothing(
