@@ -158,7 +158,7 @@ def parse(lines: Iterable[str]) -> Iterator[Record]:
         group = [line]
         # An odd number of quotes: the cell goes on in the next line.
         is_open = line.count('"') % 2 == 1
-        size = _bounded(line)
+        size = _bounded(line) if is_open else 0
         while is_open and len(group) <= _MAX_QUOTED_LINES and size <= _MAX_QUOTED:
             following = waiting.pop(0) if waiting else next(source, None)
             if following is None:

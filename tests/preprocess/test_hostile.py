@@ -208,3 +208,15 @@ def write_bomb(path: Path) -> None:
         for _ in range(100):
             stream.write(packer.compress(megabyte + b"\n"))
         stream.write(packer.flush())
+
+
+def test_a_small_parquet_file_of_large_texts_does_not_fill_the_memory(tmp_path: Path) -> None:
+    num_rows = 2000
+    places = pa.array(np.zeros(num_rows, np.int32))
+    column = pa.DictionaryArray.from_arrays(places, pa.array(["C" * MB]))
+    path = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"psmiles": column}), path)
+    assert path.stat().st_size < MB
+    lengths = [len(text) for text in inspect(str(path), "").texts()]
+    assert lengths == [MAX_CHARACTERS + 1] * num_rows
+    assert pa.default_memory_pool().max_memory() < 0.1 * num_rows * MB
