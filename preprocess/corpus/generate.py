@@ -25,11 +25,11 @@ from preprocess.corpus.table import polymer_table
 from preprocess.progress import progress
 
 # Sizes that are looked for at a time. Fewer cost time; more let common sizes come first.
-_BATCH = 256
+_BATCH = 64
 # Draws for one size before another is drawn, most of which find no second segment and cost little.
 # A join that gives nothing new costs time: sizes that have run out get few of them.
-_MAX_DRAWS = 256
-_COST_OF_A_JOIN = 32
+_MAX_DRAWS = 1024
+_COST_OF_A_JOIN = 16
 # Joins in a row that give nothing new: the seeds have no more to give, or less than one in so many.
 _MAX_OLD = 10_000
 
@@ -285,8 +285,12 @@ def new_polymers(seeds: list[str], known: set[int], seed: int) -> Iterator[str]:
         for place in np.flatnonzero(second >= 0).tolist():
             old += 1
             draws[place] += _COST_OF_A_JOIN
+            text = segments.write(int(first[place]), int(second[place]))
+            if (key := hash_of(text)) in known:
+                continue  # joined before, and canonical spelling is what costs time
+            known.add(key)
             try:
-                polymer = canonicalize(segments.write(int(first[place]), int(second[place])))
+                polymer = canonicalize(text)
             except InvalidPolymer:
                 continue
             if (key := hash_of(polymer)) not in known:
