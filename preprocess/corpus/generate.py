@@ -4,8 +4,9 @@ New polymers from known ones: two segments of seeds joined at backbone bonds wit
 environments (`preprocess.corpus.pieces`). Their sizes follow those of the seeds, as long as there
 are new polymers of a size: the smallest sizes run out first.
 
-Rows go to the file as they are found. Memory holds the segments of the seeds (20 bytes each, about
-200 per seed) and a 64-bit hash of each polymer written.
+Rows go to the file as they are found. Memory holds the segments of the seeds (72 bytes each, some
+200 per seed) and 64-bit hashes of the polymers written and of the joins tried, two to three per
+polymer; nothing else grows.
 """
 
 import hashlib
@@ -26,8 +27,8 @@ from preprocess.progress import progress
 
 # Sizes that are looked for at a time. Fewer cost time; more let common sizes come first.
 _BATCH = 64
-# Draws for one size before another is drawn, most of which find no second segment and cost little.
-# A join that gives nothing new costs time: sizes that have run out get few of them.
+# Draws for one size before another is drawn; most find no second segment and cost little. A join
+# counts for several draws: sizes that have run out must not take all the time.
 _MAX_DRAWS = 1024
 _COST_OF_A_JOIN = 16
 # Joins in a row that give nothing new: the seeds have no more to give, or less than one in so many.
