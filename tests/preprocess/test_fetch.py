@@ -229,6 +229,7 @@ def test_offline_names_the_address_and_the_way_by_hand(site, fetch, tmp_path, ca
     error = one_line_error(capsys)
     assert "http://127.0.0.1:9/pi1m.csv could not be fetched: no connection" in error
     assert f"put it at {tmp_path}/x.csv and run the same command" in error
+    assert names(tmp_path) == set()
     (tmp_path / "x.csv").write_bytes(BODY)
     assert fetch("url=http://127.0.0.1:9/pi1m.csv") == 0
     assert hashlib.sha256(BODY).hexdigest() in (tmp_path / "x.csv.sha256").read_text()
