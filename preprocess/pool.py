@@ -113,17 +113,22 @@ class WorkerPool:
 
     @staticmethod
     def _start_ray(num_cpus: int) -> None:
-        quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(**quiet)
-        else:
-            ray.init(
-                address="local",  # never a cluster of someone else on this machine
-                num_cpus=num_cpus,
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                **quiet,
-            )
+        options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+        if not os.environ.get("RAY_ADDRESS"):
+            options |= {
+                "address": "local",  # never a cluster of someone else on this machine
+                "num_cpus": num_cpus,
+                "include_dashboard": False,
+                "object_store_memory": _OBJECT_STORE_BYTES,
+            }
+        try:
+            ray.init(**options)
+        except Exception as error:  # Ray raises bare ones
+            first_line = str(error).strip().partition("\n")[0]
+            raise MipsError(
+                f"Ray does not start ({first_line}); look at RAY_ADDRESS and at the load of this "
+                "machine, and run the same command again"
+            ) from error
         interrupt_on_sigterm()  # in place of Ray's handler, which prints a stack
 
     def __enter__(self) -> "WorkerPool":

@@ -222,7 +222,7 @@ def test_kills_leave_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     source, output = corpus(tmp_path / "in.csv", 160), tmp_path / "out"
     driver = start(
         command(source, output, "num_actors=2", *STRICT),
-        poison(tmp_path / "poison", "slow 0.05"),
+        poison(tmp_path / "poison", "slow 0.03"),
     )
     rng = random.Random(0)
 
@@ -249,7 +249,7 @@ def test_a_worker_node_may_die(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         "health_check_failure_threshold": 3,
     }
     source, output = corpus(tmp_path / "in.csv", 160), tmp_path / "out"
-    environment = poison(tmp_path / "poison", "slow 0.05")
+    environment = poison(tmp_path / "poison", "slow 0.03")
     monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
     monkeypatch.setenv("POISON", environment["POISON"])
     node_args: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100_000_000}
