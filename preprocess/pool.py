@@ -27,6 +27,7 @@ from preprocess.journal import Journal
 _MAX_DEATHS_IN_A_ROW = 100
 _MAX_FALSE_STARTS = 10  # actors in a row that died before they answered
 _MAX_SECONDS_ALONE = 300.0  # with no actor alive; a node may come back, or be started
+_SECONDS_BETWEEN_CHECKS = 5.0
 _OBJECT_STORE_BYTES = 256 * 1024 * 1024  # a few shards in flight
 
 
@@ -103,7 +104,8 @@ class WorkerPool:
         self.ledger: dict[str, Share] = {}
         self.num_deaths = 0
         self._deaths_in_a_row = self._false_starts = 0
-        self._last_alive = time.monotonic()
+        self._last_alive = self._last_check = time.monotonic()
+        self._node = ray.get_runtime_context().get_node_id()
         self._starting: dict[Any, Any] = {}  # reference to the first answer -> actor
         self._idle: list[tuple[Any, str]] = []  # actor and its id
         self._busy: dict[Any, tuple[Any, str, Task]] = {}  # reference to the result -> ...
@@ -112,17 +114,22 @@ class WorkerPool:
 
     @staticmethod
     def _start_ray(num_cpus: int) -> None:
-        quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(**quiet)
-        else:
-            ray.init(
-                address="local",  # never a cluster of someone else on this machine
-                num_cpus=num_cpus,
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                **quiet,
-            )
+        options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+        if not os.environ.get("RAY_ADDRESS"):
+            options |= {
+                "address": "local",  # never a cluster of someone else on this machine
+                "num_cpus": num_cpus,
+                "include_dashboard": False,
+                "object_store_memory": _OBJECT_STORE_BYTES,
+            }
+        try:
+            ray.init(**options)
+        except Exception as error:  # Ray raises bare ones
+            first_line = str(error).strip().partition("\n")[0]
+            raise MipsError(
+                f"Ray does not start ({first_line}); look at RAY_ADDRESS and at the load of this "
+                "machine, and run the same command again"
+            ) from error
         interrupt_on_sigterm()  # in place of Ray's handler, which prints a stack
 
     def __enter__(self) -> "WorkerPool":
@@ -157,7 +164,8 @@ class WorkerPool:
                 self._send(method, task)
             if not self._busy and self._idle:
                 return
-            done, _ = ray.wait([*self._busy, *self._starting], num_returns=1, timeout=5.0)
+            references = [*self._busy, *self._starting]
+            done, _ = ray.wait(references, num_returns=1, timeout=_SECONDS_BETWEEN_CHECKS)
             for reference in done:
                 if reference in self._starting:
                     self._join(reference)
@@ -234,6 +242,13 @@ class WorkerPool:
 
     def _check_alive(self) -> None:
         now = time.monotonic()
+        if now - self._last_check < _SECONDS_BETWEEN_CHECKS:
+            return
+        self._last_check = now
+        if not any(node["Alive"] and node["NodeID"] == self._node for node in ray.nodes()):
+            raise MipsError(
+                "the processes of Ray on this machine were ended; run the same command again"
+            )
         if self._idle or self._busy:
             self._last_alive = now
         elif now - self._last_alive > _MAX_SECONDS_ALONE:

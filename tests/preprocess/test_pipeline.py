@@ -19,6 +19,8 @@ from mips_dist.chem.sample import Sample
 from mips_dist.config import run
 from mips_dist.data.shards import load, read_manifest
 from preprocess import pipeline, work
+from preprocess.isolation import Limits
+from preprocess.journal import Journal
 from preprocess.pool import Share, Task
 from tests.preprocess.processes import descendants, is_alive, wait_for
 
@@ -32,7 +34,8 @@ class InlinePool:
 
     num_deaths = 0
 
-    def __init__(self, num_actors: int | None, *_: object) -> None:
+    def __init__(self, num_actors: int | None, limits: Limits, journal: Journal) -> None:
+        self.journal = journal
         self.ledger: dict[str, Share] = {}
         self.order = random.Random(num_actors)
 
@@ -46,7 +49,8 @@ class InlinePool:
         waiting = list(tasks)
         self.order.shuffle(waiting)
         for task in waiting:
-            yield task.key, getattr(work, method)(task.texts, {}, *task.arguments)
+            condemned = self.journal.find(method, task.texts)
+            yield task.key, getattr(work, method)(task.texts, condemned, *task.arguments)
 
 
 @pytest.fixture
@@ -308,6 +312,7 @@ def test_blocks_that_are_there_are_not_made_again(
         (["input=in.csv", "output=out", "content=some"], 2, "content=some"),
         (["input=in.csv", "output=out", "column=name"], 2, "its columns are: psmiles, note"),
         (["input=in.csv", "output=out", "num_actors=0"], 2, "num_actors=0"),
+        (["input=in.csv", "output=out", "seconds_per_polymer=0"], 2, "seconds_per_polymer=0"),
     ],
 )
 def test_usage_errors_are_one_line(
