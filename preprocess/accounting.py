@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mips_dist.data.files import replacing
+from mips_dist.data.files import file_sha256, replacing
 from mips_dist.data.shards import Manifest, ShardRecord
 from preprocess.merge import FirstRows
 from preprocess.output import MERGED_NAME, REJECTS_NAME
@@ -74,6 +74,7 @@ def account(
         rejected_by_reason=dict(sorted(by_reason.items())),
         stereo_dropped=counts["stereo_dropped"],
         conformer_status=dict(sorted(status.items())),
+        tables={name: file_sha256(path / name) for name in (REJECTS_NAME, MERGED_NAME)},
         shards=shards,
     )
 

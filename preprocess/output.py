@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from mips_dist.data.files import write_atomically
-from mips_dist.data.shards import MANIFEST_NAME, read_manifest
+from mips_dist.data.shards import MANIFEST_NAME, read_file, read_manifest
 from mips_dist.errors import MipsError
+from preprocess.isolation import VERDICT_CODES
 
 REJECTS_NAME = "rejects.csv"
 MERGED_NAME = "merged.csv"
+VERDICTS_NAME = "verdicts.json"  # only where a polymer ended its process
 _RUN_NAME = "run.json"
 _IGNORED = {"input": {"name"}}  # the same bytes under another name are the same input
 
@@ -75,12 +77,12 @@ class OutputFolder:
             manifest = read_manifest(self.path)
             self._refuse_other({key: getattr(manifest, key) for key in self.header})
             for shard in manifest.shards:
-                file = self.path / shard.name
-                if not file.is_file() or file.stat().st_size != shard.num_bytes:
-                    raise MipsError(
-                        f"shard {file} is missing or cut short; remove the folder and run again"
-                    )
-            for table in (REJECTS_NAME, MERGED_NAME):
+                read_file(self.path / shard.name, shard.num_bytes, None)
+                read_file(self.path / shard.index_name, shard.index_num_bytes, None)
+            tables = [REJECTS_NAME, MERGED_NAME]
+            if manifest.rejected_by_reason.keys() & set(VERDICT_CODES):
+                tables.append(VERDICTS_NAME)
+            for table in tables:
                 if not (self.path / table).is_file():
                     raise MipsError(
                         f"{self.path / table} is missing; remove the folder and run again"
@@ -128,7 +130,7 @@ class OutputFolder:
                     f"another run is at work in {self.path}; wait for it, or stop it"
                 ) from error
             write_checked(self.work / _RUN_NAME, self.header)
-            for name in ("rows", "shards"):
+            for name in ("rows", "blocks", "shards"):
                 (self.work / name).mkdir(exist_ok=True)
             yield
 

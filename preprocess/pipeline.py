@@ -2,31 +2,34 @@
 
 Two passes of Ray actors. The first gives every row its canonical spelling or the reason of its
 rejection. The driver then decides which rows are the first of their polymer; shards are cut from
-those in the order of the input. The second pass featurizes one shard at a time. Actors only turn
-arguments into bytes; the driver writes every file, so neither their number nor the order in which
-they finish nor the death of any can change a byte (law L7).
+those in the order of the input. The second pass featurizes one block of a shard at a time. Actors
+only turn arguments into bytes; the driver writes every file, so neither their number nor the order
+in which they finish nor the death of any can change a byte (law L7).
 """
 
-import hashlib
 import os
+import shlex
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from itertools import islice
-from pathlib import Path
 from typing import Any, TypeVar
 
-from mips_dist.chem.descriptors import DESCRIPTOR_GROUPS
+from mips_dist.chem.conformer import BACKENDS, check_backend
+from mips_dist.chem.descriptors import descriptor_groups
 from mips_dist.chem.graph import FEATURE_SCHEMA
-from mips_dist.data.files import write_atomically
-from mips_dist.data.shards import BLOCK_SIZE, SCHEMA_VERSION, shard_name
+from mips_dist.data.shards import BLOCK_SIZE, SCHEMA_VERSION, block_key
 from mips_dist.errors import UsageError
 from preprocess.accounting import account, summary
+from preprocess.assembly import Assembly
+from preprocess.card import write_card
+from preprocess.isolation import Limits
+from preprocess.journal import Journal
 from preprocess.merge import FirstRows, find_first_rows
-from preprocess.output import OutputFolder, read_checked, write_checked
+from preprocess.output import VERDICTS_NAME, OutputFolder
 from preprocess.pool import Task, WorkerPool
 from preprocess.preflight import look_ahead
 from preprocess.progress import progress
@@ -37,11 +40,13 @@ from preprocess.verdicts import VerdictFiles, digest_of
 T = TypeVar("T")
 
 CHUNK_SIZE = 2048  # rows of one task of the first pass
-# A shard is one task of the second pass: about a minute with conformers, ten seconds without.
-BLOCKS_PER_SHARD = {"full": 2, "topology": 8}
-# Small inputs are cut into this many shards, so that several actors have work.
-_MIN_SHARDS = 8
-_MIN_SHARD_SIZE = 64
+# A block is one task of the second pass, some seconds of work: what the death of an actor costs.
+# Small blocks are slower to read, so those without conformers are as large as they can be.
+BLOCK_SIZES = {"full": 256, "topology": BLOCK_SIZE}
+BLOCKS_PER_SHARD = {"full": 32, "topology": 16}
+# Small inputs are cut into this many blocks, so that several actors have work.
+_MIN_BLOCKS = 8
+_MIN_BLOCK_SIZE = 16
 _MAX_HOPS = 8
 
 
@@ -63,8 +68,19 @@ class PreprocessConfig:
         Radius of attention in bonds; models refuse shards made with another one.
     seed
         Seed of the conformers.
+    num_conformers
+        Conformers of each polymer; models refuse shards made with another number.
+    conformer_backend
+        ``rdkit``, or ``nvmolkit`` on a GPU.
     column
         Column with the P-SMILES; empty: psmiles, else smiles.
+    seconds_per_polymer
+        Wall clock after which a polymer is given up: a last resort and therefore long, since all
+        known work is bounded by iterations. The verdict is kept in verdicts.json.
+    gb_per_actor
+        10^9 bytes that the work of one actor may take; a polymer that needs more is rejected.
+    verdicts
+        verdicts.json of another run, whose verdicts are to be repeated; empty: none.
     """
 
     input: str = ""
@@ -73,7 +89,12 @@ class PreprocessConfig:
     content: str = "full"
     max_hops: int = 2
     seed: int = 0
+    num_conformers: int = 1
+    conformer_backend: str = "rdkit"
     column: str = ""
+    seconds_per_polymer: float = 600.0
+    gb_per_actor: float = 4.0
+    verdicts: str = ""
 
     def __post_init__(self) -> None:
         if self.content not in BLOCKS_PER_SHARD:
@@ -82,14 +103,25 @@ class PreprocessConfig:
             raise ValueError(f"num_actors={self.num_actors}: must be at least 1")
         if not 1 <= self.max_hops <= _MAX_HOPS:
             raise ValueError(f"max_hops={self.max_hops}: must be 1 to {_MAX_HOPS}")
-        if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed={self.seed}: must be 0 to 2147483647")
+        if not 0 <= self.seed < 2**31 - 1:
+            raise ValueError(f"seed={self.seed}: must be 0 to 2147483646")
+        if self.num_conformers < 1:
+            raise ValueError(f"num_conformers={self.num_conformers}: must be at least 1")
+        if self.conformer_backend not in BACKENDS:
+            raise ValueError(
+                f"conformer_backend={self.conformer_backend}: must be {' or '.join(BACKENDS)}"
+            )
+        for key in ("seconds_per_polymer", "gb_per_actor"):
+            if not getattr(self, key) > 0:
+                raise ValueError(f"{key}={getattr(self, key)}: must be more than 0")
 
 
 def preprocess(config: PreprocessConfig) -> None:
     """Make shards, or go on with those that an interrupted run of the same command began."""
     if not config.input or not config.output:
         raise UsageError("input=FILE and output=DIR are needed; see --help")
+    if config.content == "full":
+        check_backend(config.conformer_backend)
     source = inspect(config.input, config.column)
     header = manifest_header(config, source)
     folder = OutputFolder(config.output, header)
@@ -105,18 +137,26 @@ def preprocess(config: PreprocessConfig) -> None:
     print(preflight.line(num_actors), file=sys.stderr, flush=True)
     log = RunLog(folder.path, source.num_rows, preflight.parse_seconds)
     verdicts = VerdictFiles(folder.work / "rows", source.num_rows)
+    assembly = Assembly(folder)
+    limits = Limits(
+        seconds_per_polymer=config.seconds_per_polymer, gb_per_actor=config.gb_per_actor
+    )
     with folder.begun():
-        with WorkerPool(config.num_actors) as pool:
+        journal = Journal(folder.path / VERDICTS_NAME, verdict_settings(header), config.verdicts)
+        with WorkerPool(config.num_actors, limits, journal) as pool:
             try:
                 _canonicalize_rows(source, verdicts, pool)
                 first_rows = find_first_rows(verdicts, source.num_rows, folder.work)
-                num_shards = _featurize_shards(config, folder, verdicts, first_rows, pool)
+                num_shards = _featurize_shards(config, assembly, verdicts, first_rows, pool)
             except BaseException:
                 with suppress(OSError):  # such as the full disk that is being reported
                     log.write(pool.ledger, pool.num_deaths, is_finished=False)
                 raise
-        records = (_read_record(folder, shard) for shard in range(num_shards))
+        records = assembly.records(num_shards)
         manifest = account(header, folder.path, verdicts, first_rows, records)
+        drawn = (text for part in assembly.statistics(num_shards) for text in part["sample"])
+        counted = assembly.statistics(num_shards)
+        write_card(folder.path, manifest, counted, drawn, command_line(config))
         log.write(pool.ledger, pool.num_deaths, is_finished=True)
         folder.finish(manifest.to_json())
     print(f"{folder.path}: {manifest.num_rows:,} rows")
@@ -125,7 +165,8 @@ def preprocess(config: PreprocessConfig) -> None:
 
 def manifest_header(config: PreprocessConfig, source: InputFile) -> dict[str, Any]:
     """Return the part of the manifest that is known before the work; it decides every byte."""
-    groups = DESCRIPTOR_GROUPS.values() if config.content == "full" else []
+    made = descriptor_groups(config.num_conformers, config.conformer_backend)
+    groups = made.values() if config.content == "full" else []
     keys = ("name", "width", "version", "kind")
     return {
         "schema_version": SCHEMA_VERSION,
@@ -133,6 +174,8 @@ def manifest_header(config: PreprocessConfig, source: InputFile) -> dict[str, An
         "content": config.content,
         "max_hops": config.max_hops,
         "seed": config.seed,
+        "num_conformers": config.num_conformers,
+        "conformer_backend": config.conformer_backend,
         "descriptors": [{key: getattr(group, key) for key in keys} for group in groups],
         "config": {"column": source.column},
         "input": {"name": source.name, "sha256": source.sha256},
@@ -144,20 +187,31 @@ def manifest_header(config: PreprocessConfig, source: InputFile) -> dict[str, An
     }
 
 
+def command_line(config: PreprocessConfig) -> str:
+    """Return the command that makes a data set, as one types it."""
+    default = PreprocessConfig()
+    given = {f.name: getattr(config, f.name) for f in fields(config)}
+    words = [f"{key}={value}" for key, value in given.items() if value != getattr(default, key)]
+    return shlex.join(["python", "-m", "preprocess", *words])
+
+
+def verdict_settings(header: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return for each pass what decides, beside a text, whether chemistry lives through it."""
+    software = {
+        "rdkit": header["software"]["rdkit"],
+        "feature_schema": header["feature_schema"],
+    }
+    keys = ("content", "max_hops", "seed", "num_conformers", "descriptors")
+    return {
+        "canonical_rows": software,
+        "featurize_block": software | {key: header[key] for key in keys},
+    }
+
+
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk
-
-
-def _record_file(folder: OutputFolder, shard: int) -> Path:
-    return folder.work / "shards" / f"{shard:06d}.json"
-
-
-def _read_record(folder: OutputFolder, shard: int) -> dict[str, Any]:
-    values = read_checked(_record_file(folder, shard))
-    assert values is not None, "the second pass wrote every record"
-    return values
 
 
 def _canonicalize_rows(source: InputFile, verdicts: VerdictFiles, pool: WorkerPool) -> None:
@@ -174,19 +228,17 @@ def _canonicalize_rows(source: InputFile, verdicts: VerdictFiles, pool: WorkerPo
                 digests[chunk] = digest
                 first = chunk * CHUNK_SIZE
                 label = f"rows {first} to {first + len(texts) - 1}"
-                yield Task(key=chunk, label=label, num_rows=len(texts), arguments=(texts,))
+                yield Task(key=chunk, label=label, texts=texts)
 
         for chunk, result in pool.run("canonical_rows", unfinished()):
             verdicts.write(chunk, digests.pop(chunk), result)
             advance(len(result.canonical))
 
 
-def shard_size(num_polymers: int, content: str) -> int:
-    """Return the polymers of a shard: a function of the input, never of the number of actors."""
-    size = -(-num_polymers // _MIN_SHARDS)
-    if size > BLOCK_SIZE:
-        size = -(-size // BLOCK_SIZE) * BLOCK_SIZE
-    return min(max(size, _MIN_SHARD_SIZE), BLOCKS_PER_SHARD[content] * BLOCK_SIZE)
+def block_size(num_polymers: int, content: str) -> int:
+    """Return the polymers of a block: a function of the input, never of the number of actors."""
+    size = max(-(-num_polymers // _MIN_BLOCKS), _MIN_BLOCK_SIZE)
+    return min(size, BLOCK_SIZES[content])
 
 
 def _polymers(verdicts: VerdictFiles, first_rows: FirstRows) -> Iterator[tuple[int, str]]:
@@ -202,48 +254,37 @@ def _polymers(verdicts: VerdictFiles, first_rows: FirstRows) -> Iterator[tuple[i
 
 def _featurize_shards(
     config: PreprocessConfig,
-    folder: OutputFolder,
+    assembly: Assembly,
     verdicts: VerdictFiles,
     first_rows: FirstRows,
     pool: WorkerPool,
 ) -> int:
     """Second pass: leave every shard and, after it, the file with its record; count the shards."""
     num_polymers = first_rows.num_polymers
-    size = shard_size(num_polymers, config.content)
+    size = block_size(num_polymers, config.content)
+    per_shard = BLOCKS_PER_SHARD[config.content]
     polymers = _polymers(verdicts, first_rows)
+    conformers = (config.seed, config.num_conformers, config.conformer_backend)
     with progress("featurization", num_polymers, "polymers") as advance:
-        plans: dict[int, tuple[str, int]] = {}
 
         def unfinished() -> Iterator[Task]:
-            for shard, part in enumerate(_chunks(polymers, size)):
-                digest = digest_of(part)
-                if _is_shard_done(folder, shard, digest):
-                    advance(len(part), is_new=False)
-                    continue
-                plans[shard] = digest, len(part)
-                rows, canonicals = zip(*part, strict=True)
-                label = f"shard {shard} (rows {rows[0]} to {rows[-1]})"
-                arguments = (shard, rows, canonicals, config.content, config.max_hops, config.seed)
-                yield Task(key=shard, label=label, num_rows=len(part), arguments=arguments)
+            for shard, part in enumerate(_chunks(polymers, size * per_shard)):
+                blocks = list(_chunks(part, size))
+                missing = assembly.missing(shard, [digest_of(block) for block in blocks])
+                for number, block in enumerate(blocks):
+                    if number not in missing:
+                        advance(len(block), is_new=False)
+                        continue
+                    rows, canonicals = zip(*block, strict=True)
+                    key = block_key(shard, number)
+                    yield Task(
+                        key=shard * per_shard + number,
+                        label=f"block {key} (rows {rows[0]} to {rows[-1]})",
+                        texts=list(canonicals),
+                        arguments=(key, rows, config.content, config.max_hops, *conformers),
+                    )
 
-        for shard, result in pool.run("featurize_shard", unfinished()):
-            digest, count = plans.pop(shard)
-            write_atomically(folder.path / shard_name(shard), result.data)
-            values = {
-                "plan": digest,
-                "shard": asdict(result.record),
-                "reasons": result.reasons,
-                "conformer_status": result.conformer_status,
-            }
-            write_checked(_record_file(folder, shard), values)
-            advance(count)
-    return -(-num_polymers // size)
-
-
-def _is_shard_done(folder: OutputFolder, shard: int, digest: str) -> bool:
-    values = read_checked(_record_file(folder, shard))
-    file = folder.path / shard_name(shard)
-    if values is None or values["plan"] != digest or not file.is_file():
-        return False
-    found: str = hashlib.sha256(file.read_bytes()).hexdigest()
-    return bool(found == values["shard"]["sha256"])
+        for key, made in pool.run("featurize_block", unfinished()):
+            assembly.add(*divmod(key, per_shard), made)
+            advance((0 if made.record is None else made.record.num_samples) + len(made.reasons))
+    return -(-num_polymers // (size * per_shard))

@@ -49,9 +49,10 @@ def write_shards(
             )
             for sample in samples
         ]
-    data, record = encode_shard(0, [stack(samples, range(len(samples)))])
+    data, index, record = encode_shard(0, [stack(samples, range(len(samples)))])
     folder.mkdir(parents=True)
     (folder / record.name).write_bytes(data)
+    (folder / record.index_name).write_bytes(index)
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         feature_schema=FEATURE_SCHEMA,
@@ -69,6 +70,7 @@ def write_shards(
         rejected_by_reason={},
         stereo_dropped=0,
         conformer_status={},
+        tables={},
         shards=[record],
     )
     (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")

@@ -18,7 +18,8 @@
   fr_diazo, fr_nitro and fr_nitro_arom; ExactMolWt and MolWt correlate to more than 0.9999.
 
 ``atom_pair_3d``: 512 bits, hashed pairs of heavy atoms at their distance in space (RDKit's atom
-pairs of 1 to 30 angstrom, without chirality, counts simulated by 4 bits), on the conformer.
+pairs of 1 to 30 angstrom, without chirality, counts simulated by 4 bits), on the conformer. Of
+several conformers it is the mean of their bits, real values in [0, 1].
 """
 
 from collections.abc import Callable
@@ -45,9 +46,20 @@ class DescriptorGroup:
     needs_conformer: bool
 
 
-DESCRIPTOR_GROUPS = {
-    group.name: group
-    for group in (
+def descriptor_groups(
+    num_conformers: int = 1, conformer_backend: str = "rdkit"
+) -> dict[str, DescriptorGroup]:
+    """Return the groups, by name, as they are with these conformers.
+
+    Parameters
+    ----------
+    num_conformers
+        Conformers of each polymer.
+    conformer_backend
+        One of `mips_dist.chem.conformer.BACKENDS`.
+    """
+    made_by = "" if conformer_backend == "rdkit" else f",{conformer_backend}"
+    groups = (
         DescriptorGroup(
             name="rdkit_2d",
             width=200,
@@ -58,13 +70,17 @@ DESCRIPTOR_GROUPS = {
         DescriptorGroup(
             name="atom_pair_3d",
             width=512,
-            version="rdkit-atom-pair-3d-1-30-counts-4,cap-H",
-            kind="bits",
+            version=f"rdkit-atom-pair-3d-1-30-counts-4,cap-H{made_by}",
+            kind="bits" if num_conformers == 1 else "real",
             needs_conformer=True,
         ),
     )
-}
+    return {group.name: group for group in groups}
 
+
+DESCRIPTOR_GROUPS = descriptor_groups()
+
+_STAR = Chem.MolFromSmarts("[#0]")
 _ATOM_PAIRS = rdFingerprintGenerator.GetAtomPairGenerator(
     minDistance=1,
     maxDistance=30,
@@ -77,9 +93,8 @@ _ATOM_PAIRS = rdFingerprintGenerator.GetAtomPairGenerator(
 def cap_with_methyl(mol: Chem.Mol) -> Chem.Mol:
     """Turn the stars of a repeat unit into carbons: ``CH3``, or ``=CH2`` on a double bond."""
     capped = Chem.RWMol(mol)
-    for atom in mol.GetAtoms():
-        if atom.GetAtomicNum() == 0:
-            capped.ReplaceAtom(atom.GetIdx(), Chem.Atom(6))
+    for (star,) in mol.GetSubstructMatches(_STAR):
+        capped.ReplaceAtom(star, Chem.Atom(6))
     Chem.SanitizeMol(capped)
     return capped.GetMol()
 

@@ -8,12 +8,12 @@ exact for every unit length, ``*C*`` included, so no unit is ever repeated to ma
 2-5).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
-from mips_dist.chem.features import atom_features, read_canonical, without_stars
+from mips_dist.chem.features import atom_features, read_canonical, ring_sizes, sp2_atoms
 from mips_dist.chem.pairs import find_pairs
 from mips_dist.chem.psmiles import RepeatUnit, backbone_path
 
@@ -88,91 +88,180 @@ def build_graphs(canonicals: list[str], max_hops: int = 2) -> list[PolymerGraph]
     max_hops
         Radius of the pair search in bonds of the infinite chain (paper: d_thres = 3, so 2).
     """
-    units = [_Unit.read(canonical) for canonical in canonicals]
-    if not units:
+    if not canonicals:
         return []
-    pairs = find_pairs(
-        num_atoms=np.array([len(unit.atom_features) for unit in units]),
-        edges=[(unit.edge_index, unit.bond_type, unit.cell_shift) for unit in units],
-        max_hops=max_hops,
+    # RDKit is asked unit by unit, numpy once for all: on 30 atoms most of a numpy call is overhead.
+    units = [_Unit.read(canonical) for canonical in canonicals]
+    atoms = _Atoms.number(units)
+    row, column, order = _entries(units, atoms)
+    num_in_all = len(atoms.is_atom)
+    features = atom_features(
+        canonicals,
+        degrees=np.bincount(row, minlength=num_in_all),
+        order_sums=np.bincount(row, weights=order, minlength=num_in_all),
+        is_sp2=atoms.marked(unit.sp2 for unit in units),
+        sizes=np.concatenate([unit.ring_sizes for unit in units]),
+        is_atom=atoms.is_atom,
     )
-    return [
-        PolymerGraph(
-            psmiles=canonical,
-            atom_features=unit.atom_features,
-            is_backbone=unit.is_backbone,
-            edge_index=unit.edge_index,
-            bond_type=unit.bond_type,
-            cell_shift=unit.cell_shift,
-            **fields,
+    is_backbone = atoms.marked(unit.backbone for unit in units)[atoms.is_atom]
+    bonds = _Bonds.collect(units, atoms, row, column, order)
+    # Without stars, two to a unit.
+    starts = atoms.first - 2 * np.arange(len(units) + 1)
+    pairs = find_pairs(starts, bonds.edge_index, bonds.bond_type, bonds.cell_shift, max_hops)
+    offset = np.repeat(starts[:-1], np.diff(bonds.ends))
+    edge_index = (bonds.edge_index - offset).astype(np.int16)
+    graphs = []
+    for i, (canonical, fields) in enumerate(zip(canonicals, pairs, strict=True)):
+        of_atoms = slice(starts[i], starts[i + 1])
+        of_bonds = slice(bonds.ends[i], bonds.ends[i + 1])
+        graphs.append(
+            PolymerGraph(
+                psmiles=canonical,
+                atom_features=features[of_atoms],
+                is_backbone=is_backbone[of_atoms],
+                edge_index=edge_index[:, of_bonds].copy(),
+                bond_type=bonds.bond_type[of_bonds],
+                cell_shift=bonds.cell_shift[of_bonds],
+                **fields,
+            )
         )
-        for canonical, unit, fields in zip(canonicals, units, pairs, strict=True)
-    ]
+    return graphs
 
 
 @dataclass(frozen=True, slots=True)
 class _Unit:
-    """The part of a `PolymerGraph` that RDKit is needed for."""
+    """What RDKit is needed for, of one unit; n atoms in the order of the text, stars included.
 
-    atom_features: np.ndarray
-    is_backbone: np.ndarray
-    edge_index: np.ndarray
-    bond_type: np.ndarray
-    cell_shift: np.ndarray
+    ``stars``, ``ends`` and ``order`` are those of `RepeatUnit`. ``places`` and ``orders`` list the
+    entries of its matrix of bond orders as ``row * n + column`` and value: the matrices of a block
+    of units of a thousand atoms would fill the memory. ``sp2`` and ``backbone`` list atoms,
+    ``ring_sizes`` has one for each atom.
+    """
+
+    stars: tuple[int, int]
+    ends: tuple[int, int]
+    order: float
+    places: np.ndarray
+    orders: np.ndarray
+    sp2: list[int]
+    backbone: set[int]
+    ring_sizes: list[int]
 
     @classmethod
     def read(cls, canonical: str) -> "_Unit":
         unit = read_canonical(canonical)
-        unit_index = without_stars(unit)
-        edge_index, bond_type = _bonds(unit, unit_index)
-        cell_shift = np.zeros(len(bond_type), dtype=np.int8)
-        cell_shift[-1] = 1
-        features = atom_features(canonical, unit)
-        is_backbone = np.zeros(len(features), dtype=bool)
-        is_backbone[unit_index[_backbone(unit)]] = True
-        return cls(features, is_backbone, edge_index, bond_type, cell_shift)
+        rings = unit.mol.GetRingInfo().AtomRings()
+        matrix = unit.bond_orders.ravel()
+        (places,) = matrix.nonzero()
+        return cls(
+            stars=unit.stars,
+            ends=unit.ends,
+            order=unit.order,
+            places=places,
+            orders=matrix[places],
+            sp2=sp2_atoms(unit),
+            backbone=_backbone(unit, rings),
+            ring_sizes=ring_sizes(rings, len(unit.bond_orders)),
+        )
 
 
-def _bonds(unit: RepeatUnit, unit_index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the bonds of the quotient, sorted, the link last."""
-    orders = np.triu(unit.bond_orders)
-    orders[list(unit.stars), :] = 0
-    orders[:, list(unit.stars)] = 0
-    begin, end = np.nonzero(orders)
-    left, right = unit.ends
-    edge_index = unit_index[np.array([[*begin, right], [*end, left]], dtype=np.intp)]
-    all_orders = np.append(orders[begin, end], unit.order)
-    bond_type = _BOND_TYPE_OF_TWICE_ORDER[(2 * all_orders).astype(np.intp)]
-    return edge_index.astype(np.int16), bond_type
+@dataclass(frozen=True, slots=True)
+class _Atoms:
+    """The atoms of many units numbered through: U with stars, N without.
+
+    ``first`` (units + 1,) is the first of each unit, stars counted; ``is_atom`` (U,) is False for
+    stars; ``index`` (U,) is the number without stars, void for the stars.
+    """
+
+    first: np.ndarray
+    is_atom: np.ndarray
+    index: np.ndarray
+
+    @classmethod
+    def number(cls, units: list[_Unit]) -> "_Atoms":
+        first = np.cumsum([0, *(len(unit.ring_sizes) for unit in units)])
+        is_star = _marked((unit.stars for unit in units), first)
+        return cls(first, ~is_star, np.cumsum(~is_star) - 1)
+
+    def marked(self, atoms: Iterable[Iterable[int]]) -> np.ndarray:
+        """Return (U,) bool: True for the atoms listed for each unit."""
+        return _marked(atoms, self.first)
 
 
-def _backbone(unit: RepeatUnit) -> list[int]:
+def _marked(atoms: Iterable[Iterable[int]], first: np.ndarray) -> np.ndarray:
+    is_marked = np.zeros(first[-1], dtype=bool)
+    is_marked[
+        [start + i for start, own in zip(first.tolist(), atoms, strict=False) for i in own]
+    ] = True
+    return is_marked
+
+
+def _entries(units: list[_Unit], atoms: _Atoms) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return row, column and value of all bond orders, each bond twice, atoms numbered through."""
+    counts = [len(unit.places) for unit in units]
+    first = np.repeat(atoms.first[:-1], counts)
+    size = np.repeat(np.diff(atoms.first), counts)
+    row, column = np.divmod(np.concatenate([unit.places for unit in units]), size)
+    return row + first, column + first, np.concatenate([unit.orders for unit in units])
+
+
+@dataclass(frozen=True, slots=True)
+class _Bonds:
+    """The bonds of many quotients: sorted in each, its link last; atoms without stars.
+
+    ``edge_index`` (2, B) int64, ``bond_type`` (B,) uint8 and ``cell_shift`` (B,) int8 as in
+    `PolymerGraph`; those of polymer ``i`` are ``ends[i]`` to ``ends[i + 1]``.
+    """
+
+    edge_index: np.ndarray
+    bond_type: np.ndarray
+    cell_shift: np.ndarray
+    ends: np.ndarray
+
+    @classmethod
+    def collect(
+        cls,
+        units: list[_Unit],
+        atoms: _Atoms,
+        row: np.ndarray,
+        column: np.ndarray,
+        order: np.ndarray,
+    ) -> "_Bonds":
+        (inner,) = ((row < column) & atoms.is_atom[row] & atoms.is_atom[column]).nonzero()
+        unit = np.searchsorted(atoms.first, row[inner], side="right") - 1
+        ends = np.cumsum([0, *(np.bincount(unit, minlength=len(units)) + 1)])
+        link = ends[1:] - 1
+        # Every link before it moves a bond on by one.
+        place = np.arange(len(inner)) + unit
+        edge_index = np.empty((2, ends[-1]), dtype=np.int64)
+        edge_index[:, place] = atoms.index[np.stack([row[inner], column[inner]])]
+        left, right = np.array([u.ends for u in units]).T + atoms.first[:-1]
+        edge_index[:, link] = atoms.index[np.stack([right, left])]
+        orders = np.empty(ends[-1])
+        orders[place] = order[inner]
+        orders[link] = [u.order for u in units]
+        cell_shift = np.zeros(ends[-1], dtype=np.int8)
+        cell_shift[link] = 1
+        bond_type = _BOND_TYPE_OF_TWICE_ORDER[(2 * orders).astype(np.intp)]
+        return cls(edge_index, bond_type, cell_shift, ends)
+
+
+def _backbone(unit: RepeatUnit, rings: tuple[tuple[int, ...], ...]) -> set[int]:
     """Return the atoms of every biconnected block on the block-cut path between the boundary atoms.
 
-    Rings that share a bond lie in one block; a ring system belongs to the backbone if the path runs
-    along one of its bonds, not if it only touches an atom of it.
+    A ring that shares two atoms with blocks of that path closes a cycle with them, so it lies in
+    one of them; each block is the union of such rings. A ring that the path only touches is out.
     """
-    path = backbone_path(unit)
-    on_backbone = set(path)
-    steps = list(pairwise(path))
-    for system in _ring_systems(unit):
-        if any(left in ring and right in ring for ring in system for left, right in steps):
-            on_backbone.update(*system)
-    return sorted(on_backbone)
-
-
-def _ring_systems(unit: RepeatUnit) -> list[list[set[int]]]:
-    """Group rings (as atom sets) that share a bond, directly or through others."""
-    info = unit.mol.GetRingInfo()
-    systems: list[tuple[set[int], list[set[int]]]] = []
-    for bonds, atoms in zip(info.BondRings(), info.AtomRings(), strict=True):
-        merged_bonds, merged_rings = set(bonds), [set(atoms)]
-        separate = []
-        for other_bonds, other_rings in systems:
-            if merged_bonds.isdisjoint(other_bonds):
-                separate.append((other_bonds, other_rings))
+    backbone = set(backbone_path(unit))
+    others = [set(ring) for ring in rings]
+    while others:
+        outside = []
+        for ring in others:
+            if len(ring & backbone) > 1:
+                backbone |= ring
             else:
-                merged_bonds |= other_bonds
-                merged_rings += other_rings
-        systems = [*separate, (merged_bonds, merged_rings)]
-    return [rings for _, rings in systems]
+                outside.append(ring)
+        if len(outside) == len(others):
+            break
+        others = outside
+    return backbone

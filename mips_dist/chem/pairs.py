@@ -50,27 +50,25 @@ class _Entries:
         position = np.concatenate([part.position for part in parts])
         value = np.concatenate([part.value for part in parts])
         weight = np.concatenate([part.weight for part in parts])
-        num_positions, num_values = position.max() + 1, value.max() + 1
-        keys = (pair * num_positions + position) * num_values + value
-        unique, inverse = np.unique(keys, return_inverse=True)
-        rest, value = np.divmod(unique, num_values)
-        pair, position = np.divmod(rest, num_positions)
-        return cls(pair, position, value, np.bincount(inverse, weights=weight))
+        first, group = _grouped(_entry_key(pair, position, value))
+        return cls(pair[first], position[first], value[first], np.bincount(group, weights=weight))
 
 
 def find_pairs(
-    num_atoms: np.ndarray,
-    edges: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    offsets: np.ndarray,
+    edge_index: np.ndarray,
+    bond_type: np.ndarray,
+    cell_shift: np.ndarray,
     max_hops: int,
 ) -> list[dict[str, np.ndarray]]:
     """Find all pairs within ``max_hops`` and the path data of each polymer.
 
     Parameters
     ----------
-    num_atoms
-        (G,) number of atoms of each polymer.
-    edges
-        For each polymer (edge_index (2, B), bond_type (B,), cell_shift (B,)), each bond once.
+    offsets
+        (G + 1,) int64 first atom of each polymer, atoms of all numbered through; N at the end.
+    edge_index, bond_type, cell_shift
+        (2, B) int64, (B,), (B,) of all polymers, each bond once.
     max_hops
         Largest distance in bonds.
 
@@ -78,9 +76,8 @@ def find_pairs(
     -------
     For each polymer the pair and path fields of `mips_dist.chem.graph.PolymerGraph`, by name.
     """
-    offsets = np.concatenate([[0], np.cumsum(num_atoms)]).astype(np.int64)
     total = int(offsets[-1])
-    bonds = _DirectedBonds.collect(edges, offsets)
+    bonds = _DirectedBonds.collect(edge_index, bond_type, cell_shift, total)
     atoms = np.arange(total)
     levels = [_Level(atoms, atoms, 0 * atoms, np.ones(total), _Entries.empty(), _Entries.empty())]
     for _ in range(max_hops):
@@ -99,21 +96,17 @@ class _DirectedBonds:
 
     @classmethod
     def collect(
-        cls, edges: list[tuple[np.ndarray, np.ndarray, np.ndarray]], offsets: np.ndarray
+        cls, edge_index: np.ndarray, bond_type: np.ndarray, cell_shift: np.ndarray, total: int
     ) -> "_DirectedBonds":
-        num_bonds = [len(bond_type) for _, bond_type, _ in edges]
-        offset = np.repeat(offsets[:-1], num_bonds)
-        begin, end = np.concatenate([index for index, _, _ in edges], axis=1) + offset
-        bond_type = np.concatenate([kind for _, kind, _ in edges]).astype(np.int64)
-        shift = np.concatenate([shift for _, _, shift in edges]).astype(np.int64)
+        begin, end = edge_index
         leave = np.concatenate([begin, end])
         order = np.argsort(leave, kind="stable")
-        degrees = np.bincount(leave, minlength=int(offsets[-1]))
+        degrees = np.bincount(leave, minlength=total)
         return cls(
             start=np.concatenate([[0], np.cumsum(degrees)]),
             to=np.concatenate([end, begin])[order],
-            shift=np.concatenate([shift, -shift])[order],
-            bond_type=np.concatenate([bond_type, bond_type])[order],
+            shift=np.concatenate([cell_shift, -cell_shift])[order].astype(np.int64),
+            bond_type=np.concatenate([bond_type, bond_type])[order].astype(np.int64),
         )
 
 
@@ -124,19 +117,25 @@ def _next_level(levels: list[_Level], bonds: _DirectedBonds, total: int, max_hop
     source = last.source[step]
     atom = bonds.to[bond]
     cell = last.cell[step] + bonds.shift[bond]
-    keys = _lift_key(source, atom, cell, total, max_hops)
     # One bond changes the distance by at most one, so only the last two levels can be met again.
-    seen = np.concatenate([level.keys(total, max_hops) for level in levels[-2:]])
-    is_new = ~np.isin(keys, seen)
-    step, bond = step[is_new], bond[is_new]
-    _, first, reached = np.unique(keys[is_new], return_index=True, return_inverse=True)
+    seen = [level.keys(total, max_hops) for level in levels[-2:]]
+    num_seen = sum(len(keys) for keys in seen)
+    # One sort serves both: which walks reach the same lifted atom, and which a level has already.
+    first, group = _grouped(np.concatenate([*seen, _lift_key(source, atom, cell, total, max_hops)]))
+    is_new = np.ones(len(first), dtype=bool)
+    is_new[group[:num_seen]] = False
+    group = group[num_seen:]
+    is_kept = is_new[group]
+    step, bond = step[is_kept], bond[is_kept]
+    reached = (np.cumsum(is_new) - 1)[group[is_kept]]
+    first = first[is_new] - num_seen
     num_paths = np.bincount(reached, weights=last.num_paths[step], minlength=len(first))
     share = last.num_paths[step] / num_paths[reached]
     distance = len(levels)
     return _Level(
-        source=source[is_new][first],
-        atom=atom[is_new][first],
-        cell=cell[is_new][first],
+        source=source[first],
+        atom=atom[first],
+        cell=cell[first],
         num_paths=num_paths,
         atoms_on_path=_extended(
             last.atoms_on_path, step, reached, share, distance - 1, last.atom[step]
@@ -197,6 +196,26 @@ def _lift_key(
     return (source * num_atoms + atom) * (2 * max_hops + 1) + cell + max_hops
 
 
+def _entry_key(pair: np.ndarray, position: np.ndarray, value: np.ndarray) -> np.ndarray:
+    num_positions = position.max(initial=0) + 1
+    return (pair * num_positions + position) * (value.max(initial=0) + 1) + value
+
+
+def _grouped(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (index of the first of each distinct key, ascending; number of every key among them).
+
+    What np.unique gives, but with the stable sort: keys come in sorted stretches, which it merges,
+    5 times as fast as the other one.
+    """
+    order = np.argsort(keys, kind="stable")
+    in_order = keys[order]
+    is_first = np.ones(len(keys), dtype=bool)
+    np.not_equal(in_order[1:], in_order[:-1], out=is_first[1:])
+    number = np.empty(len(keys), dtype=np.int64)
+    number[order] = np.cumsum(is_first) - 1
+    return order[is_first], number
+
+
 def _split(levels: list[_Level], offsets: np.ndarray) -> list[dict[str, np.ndarray]]:
     """Sort all pairs by (i, j, hops, cell) and give each polymer its own, with local indices."""
     source = np.concatenate([level.source for level in levels])
@@ -204,37 +223,58 @@ def _split(levels: list[_Level], offsets: np.ndarray) -> list[dict[str, np.ndarr
     cell = np.concatenate([level.cell for level in levels])
     sizes = [len(level.source) for level in levels]
     hops = np.repeat(np.arange(len(levels)), sizes)
-    order = np.lexsort((cell, hops, atom, source))
+    # One packed key sorts in a tenth of the time of four (np.lexsort).
+    num_atoms, max_hops = offsets[-1], len(levels) - 1
+    order = np.argsort(
+        ((source * num_atoms + atom) * (max_hops + 1) + hops) * (2 * max_hops + 1) + cell,
+        kind="stable",
+    )
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order))
     first_pair = np.concatenate([[0], np.cumsum(sizes)])
-    pair_ends = np.searchsorted(source[order], offsets)
+    source, atom, cell, hops = source[order], atom[order], cell[order], hops[order]
     path = _joined([level.atoms_on_path for level in levels], first_pair, rank)
     path_bond = _joined([level.bonds_on_path for level in levels], first_pair, rank)
+    pair_ends = np.searchsorted(source, offsets)
     path_ends = np.searchsorted(path.pair, pair_ends)
     path_bond_ends = np.searchsorted(path_bond.pair, pair_ends)
-    source, atom, cell, hops = source[order], atom[order], cell[order], hops[order]
+    # Made local and narrow for all polymers at once; each gets its stretch.
+    start = np.repeat(offsets[:-1], np.diff(pair_ends))
+    path_start = np.repeat(offsets[:-1], np.diff(path_ends))
+    pair_index = np.stack([source - start, atom - start]).astype(np.int16)
+    of_pairs: dict[str, np.ndarray] = {
+        "pair_shift": cell.astype(np.int8),
+        "pair_hops": hops.astype(np.uint8),
+    }
+    of_path = {
+        "path_pair": _local(path.pair, pair_ends, path_ends),
+        "path_position": path.position.astype(np.uint8),
+        "path_atom": (path.value - path_start).astype(np.int16),
+        "path_weight": path.weight.astype(np.float32),
+    }
+    of_path_bond = {
+        "path_bond_pair": _local(path_bond.pair, pair_ends, path_bond_ends),
+        "path_bond_position": path_bond.position.astype(np.uint8),
+        "path_bond_type": path_bond.value.astype(np.uint8),
+        "path_bond_weight": path_bond.weight.astype(np.float32),
+    }
     results = []
-    for g, offset in enumerate(offsets[:-1]):
-        pairs = slice(pair_ends[g], pair_ends[g + 1])
-        atoms = slice(path_ends[g], path_ends[g + 1])
-        bonds = slice(path_bond_ends[g], path_bond_ends[g + 1])
-        results.append(
-            {
-                "pair_index": (np.stack([source[pairs], atom[pairs]]) - offset).astype(np.int16),
-                "pair_shift": cell[pairs].astype(np.int8),
-                "pair_hops": hops[pairs].astype(np.uint8),
-                "path_pair": (path.pair[atoms] - pair_ends[g]).astype(np.int32),
-                "path_position": path.position[atoms].astype(np.uint8),
-                "path_atom": (path.value[atoms] - offset).astype(np.int16),
-                "path_weight": path.weight[atoms].astype(np.float32),
-                "path_bond_pair": (path_bond.pair[bonds] - pair_ends[g]).astype(np.int32),
-                "path_bond_position": path_bond.position[bonds].astype(np.uint8),
-                "path_bond_type": path_bond.value[bonds].astype(np.uint8),
-                "path_bond_weight": path_bond.weight[bonds].astype(np.float32),
-            }
-        )
+    for g in range(len(offsets) - 1):
+        fields = {"pair_index": pair_index[:, pair_ends[g] : pair_ends[g + 1]].copy()}
+        for arrays, ends in (
+            (of_pairs, pair_ends),
+            (of_path, path_ends),
+            (of_path_bond, path_bond_ends),
+        ):
+            stretch = slice(ends[g], ends[g + 1])
+            fields |= {name: array[stretch] for name, array in arrays.items()}
+        results.append(fields)
     return results
+
+
+def _local(pair: np.ndarray, pair_ends: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Return the pair of each path entry, counted from its polymer's first pair."""
+    return (pair - np.repeat(pair_ends[:-1], np.diff(ends))).astype(np.int32)
 
 
 def _joined(parts: list[_Entries], first_pair: np.ndarray, rank: np.ndarray) -> _Entries:
@@ -245,5 +285,5 @@ def _joined(parts: list[_Entries], first_pair: np.ndarray, rank: np.ndarray) -> 
     position = np.concatenate([part.position for part in parts])
     value = np.concatenate([part.value for part in parts])
     weight = np.concatenate([part.weight for part in parts])
-    order = np.lexsort((value, position, pair))
+    order = np.argsort(_entry_key(pair, position, value), kind="stable")
     return _Entries(pair[order], position[order], value[order], weight[order])

@@ -7,10 +7,11 @@ from typing import Literal
 import numpy as np
 from rdkit import Chem
 
-from mips_dist.chem.conformer import Conformer, embed
+from mips_dist.chem.conformer import Conformer, embed_each
 from mips_dist.chem.descriptors import atom_pair_3d, rdkit_2d
 from mips_dist.chem.graph import PolymerGraph, build_graphs
 from mips_dist.chem.psmiles import in_words
+from mips_dist.errors import MipsError
 
 Content = Literal["full", "topology"]
 
@@ -27,7 +28,8 @@ class Sample:
         Group name to (width,) values. A group that could not be computed is absent, never
         zero-filled (defect 19).
     conformer
-        Coordinates, or None where embedding failed or was not asked for.
+        Coordinates of the first conformer that was found, or None where embedding failed for every
+        seed or was not asked for.
     """
 
     graph: PolymerGraph
@@ -36,7 +38,12 @@ class Sample:
 
 
 def featurize(
-    canonicals: list[str], content: Content = "full", max_hops: int = 2, seed: int = 0
+    canonicals: list[str],
+    content: Content = "full",
+    max_hops: int = 2,
+    seed: int = 0,
+    num_conformers: int = 1,
+    conformer_backend: str = "rdkit",
 ) -> list[Sample]:
     """Make samples of polymers; what a polymer gets does not depend on the others in the list.
 
@@ -50,18 +57,25 @@ def featurize(
         Radius of the pair search in bonds.
     seed
         Seed of the conformer embedding.
+    num_conformers
+        Conformers of each polymer. The bits of ``atom_pair_3d`` are those of one, or the mean
+        (float32) over the conformers that were found of several.
+    conformer_backend
+        See `mips_dist.chem.conformer.embed_each`.
     """
     graphs = build_graphs(canonicals, max_hops)
     if content == "topology":
         return [Sample(graph) for graph in graphs]
     mols = [Chem.MolFromSmiles(canonical) for canonical in canonicals]
+    found = embed_each(mols, seed, num_conformers, conformer_backend)
     samples = []
-    for graph, mol, values in zip(graphs, mols, rdkit_2d(mols), strict=True):
+    for graph, mol, values, conformers in zip(graphs, mols, rdkit_2d(mols), found, strict=True):
         descriptors = {"rdkit_2d": values}
-        conformer = embed(mol, seed)
-        if conformer is not None:
-            descriptors["atom_pair_3d"] = atom_pair_3d(mol, conformer)
-        samples.append(Sample(graph, descriptors, conformer))
+        bits = [atom_pair_3d(mol, conformer) for conformer in conformers]
+        if bits:
+            is_one = num_conformers == 1
+            descriptors["atom_pair_3d"] = bits[0] if is_one else np.mean(bits, 0, np.float32)
+        samples.append(Sample(graph, descriptors, conformers[0] if bits else None))
     return samples
 
 
@@ -83,6 +97,8 @@ def featurize_each(
     """
     try:
         return make(canonicals), {}
+    except MipsError:
+        raise  # this machine lacks something; no polymer is at fault
     except Exception:  # someone in the list raises; below each is asked for its own
         samples: list[Sample] = []
         failed = {}

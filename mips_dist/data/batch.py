@@ -13,11 +13,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mips_dist.data.block import PolymerBlock
+from mips_dist.data.block import PolymerBlock, ragged_rows
 
 Array = npt.NDArray[Any]
 
 DEFAULT_PACK_SIZE = 128
+# Of indices that select rows or add to them; torch scatters and copies by long ones alone.
+_INDEX = np.int32
 
 
 @dataclass(kw_only=True)
@@ -33,27 +35,29 @@ class PolymerBatch:
     batch_index: Tensor  # (N,) long, polymer of the atom
     ptr: Tensor  # (G + 1,) long, first atom of each polymer
 
-    pair_query: Tensor  # (P,) long, atom i of cell 0
-    pair_key: Tensor  # (P,) long, atom j
-    pair_hops: Tensor  # (P,) long
+    pair_query: Tensor  # (P,) int, atom i of cell 0
+    pair_key: Tensor  # (P,) int, atom j
+    pair_hops: Tensor  # (P,) int
     pair_cell: Tensor  # (P,) long, row of cell_slot: all images of one (i, j) share it
     cell_slot: Tensor  # (C,) long, flat index into (num_packs, T, T)
     token_slot: Tensor  # (N,) long, flat index into (num_packs, T)
     num_packs: int
     pack_size: int  # T
 
-    path_pair: Tensor  # (A,) long, row of pair_*
-    path_position: Tensor  # (A,) long, 1..hops-1 counted from the query
-    path_atom: Tensor  # (A,) long, global atom
+    path_pair: Tensor  # (A,) int, row of pair_*
+    path_position: Tensor  # (A,) int, 1..hops-1 counted from the query
+    path_atom: Tensor  # (A,) int, global atom
     path_weight: Tensor  # (A,) float32, fraction of the shortest paths through it
-    path_bond_pair: Tensor  # (S,) long
-    path_bond_position: Tensor  # (S,) long, 1..hops counted from the query
-    path_bond_type: Tensor  # (S,) long
-    path_bond_weight: Tensor  # (S,) float32
-
     descriptors: dict[str, Tensor]  # name -> (G, width) float32
     descriptor_valid: dict[str, Tensor]  # name -> (G,) bool; an invalid row has no meaning
     sample_index: Tensor  # (G,) long, the block's row
+
+    # None where the block was read without bonds; only a model with bond_path_bias needs them.
+    path_bond_pair: Tensor | None = None  # (S,) long
+    path_bond_position: Tensor | None = None  # (S,) long, 1..hops counted from the query
+    path_bond_type: Tensor | None = None  # (S,) long
+    path_bond_weight: Tensor | None = None  # (S,) float32
+
     is_masked: Tensor | None = None  # (N,) bool, atoms hidden from the model
 
     @property
@@ -85,88 +89,97 @@ def collate(block: PolymerBlock, pack_size: int | None = DEFAULT_PACK_SIZE) -> P
         Tokens of one attention pack; raised to the largest polymer where that is longer. None:
         each polymer is a pack of its own, as long as the largest one.
     """
-    num_graphs = len(block)
     starts = block.offsets["num_atoms"]
-    atom_start = starts[:-1]
-    pair_start = block.offsets["num_pairs"][:-1]
-
-    def spread(values: Array, counts: Array) -> Array:
-        return np.repeat(values, counts)
-
-    token_slot, num_packs, size = _place(block.num_atoms, pack_size)
-    query, key = block.pair_index.astype(np.int64) + spread(atom_start, block.num_pairs)
-    pair_cell, first = _cells(query, key)
-    # A pack is size tokens long, so the slot of its token t is pack * size + t.
-    query_slot, key_slot = token_slot[query[first]], token_slot[key[first]]
-    cell_slot = query_slot * size + key_slot % size
-
+    first_atom = starts[:-1].astype(_INDEX)
+    first_pair = block.offsets["num_pairs"][:-1].astype(_INDEX)
+    slot, num_packs, size = _place(block.num_atoms, pack_size)
+    first_atom_of_pair = np.repeat(first_atom, block.num_pairs)
+    pair_cell, cell_slot = _cells(block, slot, size)
     return PolymerBatch(
-        atom_features=_long(block.atom_features),
-        is_backbone=torch.from_numpy(np.array(block.is_backbone, dtype=bool)),
-        batch_index=_long(spread(np.arange(num_graphs), block.num_atoms)),
-        ptr=_long(starts),
-        pair_query=_long(query),
-        pair_key=_long(key),
-        pair_hops=_long(block.pair_hops),
-        pair_cell=_long(pair_cell),
-        cell_slot=_long(cell_slot),
-        token_slot=_long(token_slot),
+        atom_features=_copied(block.atom_features, np.int64),
+        is_backbone=_copied(block.is_backbone, bool),
+        batch_index=torch.from_numpy(np.repeat(np.arange(len(block)), block.num_atoms)),
+        ptr=_copied(starts, np.int64),
+        pair_query=torch.from_numpy(block.pair_index[0] + first_atom_of_pair),
+        pair_key=torch.from_numpy(block.pair_index[1] + first_atom_of_pair),
+        pair_hops=_copied(block.pair_hops, _INDEX),
+        pair_cell=torch.from_numpy(pair_cell),
+        cell_slot=torch.from_numpy(cell_slot),
+        token_slot=torch.from_numpy(ragged_rows(slot, block.num_atoms)),
         num_packs=num_packs,
         pack_size=size,
-        path_pair=_long(block.path_pair + spread(pair_start, block.num_path_atoms)),
-        path_position=_long(block.path_position),
-        path_atom=_long(block.path_atom + spread(atom_start, block.num_path_atoms)),
-        path_weight=_float(block.path_weight),
-        path_bond_pair=_long(block.path_bond_pair + spread(pair_start, block.num_path_bonds)),
-        path_bond_position=_long(block.path_bond_position),
-        path_bond_type=_long(block.path_bond_type),
-        path_bond_weight=_float(block.path_bond_weight),
+        path_pair=torch.from_numpy(block.path_pair + np.repeat(first_pair, block.num_path_atoms)),
+        path_position=_copied(block.path_position, _INDEX),
+        path_atom=torch.from_numpy(block.path_atom + np.repeat(first_atom, block.num_path_atoms)),
+        path_weight=_copied(block.path_weight, np.float32),
         descriptors={name: _descriptor(x) for name, x in block.descriptors.items()},
-        descriptor_valid={
-            name: torch.from_numpy(np.array(x, dtype=bool))
-            for name, x in block.descriptor_valid.items()
-        },
-        sample_index=_long(block.row),
+        descriptor_valid={name: _copied(x, bool) for name, x in block.descriptor_valid.items()},
+        sample_index=_copied(block.row, np.int64),
+        **_path_bonds(block),
     )
 
 
-def _long(values: Array) -> Tensor:
-    return torch.from_numpy(np.array(values, dtype=np.int64))
+def _path_bonds(block: PolymerBlock) -> dict[str, Tensor]:
+    if block.num_path_bonds is None:
+        return {}
+    bonds = block.bonds()
+    first_pair = np.repeat(block.offsets["num_pairs"][:-1], bonds["num_path_bonds"])
+    return {
+        "path_bond_pair": torch.from_numpy(bonds["path_bond_pair"] + first_pair),
+        "path_bond_position": _copied(bonds["path_bond_position"], np.int64),
+        "path_bond_type": _copied(bonds["path_bond_type"], np.int64),
+        "path_bond_weight": _copied(bonds["path_bond_weight"], np.float32),
+    }
 
 
-def _float(values: Array) -> Tensor:
-    return torch.from_numpy(np.array(values, dtype=np.float32))
+def _copied(values: Array, dtype: npt.DTypeLike) -> Tensor:
+    return torch.from_numpy(values.astype(dtype))
 
 
 def _descriptor(values: Array) -> Tensor:
     """Return a stored group as float32; a group of bits is stored packed, eight to a byte."""
-    return _float(np.unpackbits(values, axis=1) if values.dtype == np.uint8 else values)
+    is_bits = values.dtype == np.uint8
+    return _copied(np.unpackbits(values, axis=1) if is_bits else values, np.float32)
 
 
-def _cells(query: Array, key: Array) -> tuple[Array, Array]:
+def _cells(block: PolymerBlock, slot: Array, size: int) -> tuple[Array, Array]:
     """Give each distinct (query, key) a number; the pairs of one stand side by side.
+
+    Parameters
+    ----------
+    block
+        Polymers.
+    slot
+        (G,) first token of each.
+    size
+        Tokens of a pack.
 
     Returns
     -------
-    Cell of each pair (P,), and the first pair of each cell (C,).
+    Cell of each pair (P,), and the flat place of each cell in (packs, size, size), (C,).
     """
-    is_first = np.ones(len(query), dtype=bool)
-    is_first[1:] = (query[1:] != query[:-1]) | (key[1:] != key[:-1])
-    return np.cumsum(is_first) - 1, np.flatnonzero(is_first)
+    query, key = block.pair_index
+    is_first = np.empty(len(query), dtype=bool)
+    np.not_equal(query[1:], query[:-1], out=is_first[1:])
+    is_first[1:] |= key[1:] != key[:-1]
+    # Atoms are numbered within their polymer, so each polymer's first pair is said to be one.
+    is_first[block.offsets["num_pairs"][:-1]] = True
+    pair_cell = np.cumsum(is_first, dtype=np.int64)
+    pair_cell -= 1
+    # Token t of the batch stands in row t and column t % size of the packs' matrices.
+    place = np.repeat(slot * size + slot % size, block.num_pairs)
+    place += query * np.int64(size)
+    place += key
+    return pair_cell, place[is_first]
 
 
 def _place(num_atoms: Array, pack_size: int | None) -> tuple[Array, int, int]:
-    """Return the slot of every atom (N,), the number of packs, and their size in tokens."""
+    """Return the first slot of every polymer (G,), the number of packs, and their size."""
     largest = int(num_atoms.max())
     if pack_size is None:
-        size, num_packs = largest, len(num_atoms)
-        polymer_slot = np.arange(num_packs, dtype=np.int64) * size
-    else:
-        size = max(pack_size, largest)
-        polymer_slot, num_packs = pack(num_atoms.tolist(), size)
-    starts = np.cumsum(num_atoms, dtype=np.int64) - num_atoms
-    slots = np.repeat(polymer_slot - starts, num_atoms) + np.arange(int(num_atoms.sum()))
-    return slots, num_packs, size
+        return np.arange(len(num_atoms), dtype=np.int64) * largest, len(num_atoms), largest
+    size = max(pack_size, largest)
+    return *pack(num_atoms.tolist(), size), size
 
 
 def pack(sizes: Sequence[int], capacity: int) -> tuple[Array, int]:

@@ -22,9 +22,9 @@ Array = npt.NDArray[Any]
 # fields with two rows, else the first.
 RAGGED_FIELDS: dict[str, tuple[str, ...]] = {
     "num_atoms": ("atom_features", "is_backbone"),
-    "num_bonds": ("edge_index", "bond_type", "cell_shift"),
-    "num_pairs": ("pair_index", "pair_shift", "pair_hops"),
+    "num_pairs": ("pair_index", "pair_hops", "pair_shift"),
     "num_path_atoms": ("path_pair", "path_position", "path_atom", "path_weight"),
+    "num_bonds": ("edge_index", "bond_type", "cell_shift"),
     "num_path_bonds": (
         "path_bond_pair",
         "path_bond_position",
@@ -34,6 +34,12 @@ RAGGED_FIELDS: dict[str, tuple[str, ...]] = {
     "num_coordinates": ("coordinates", "is_hydrogen"),
 }
 TWO_ROW_FIELDS = frozenset({"edge_index", "pair_index"})
+# Bonds, and what only a model with bond_path_bias reads: all of them are there, or none.
+BOND_FIELDS = (
+    "pair_shift",
+    *("num_bonds", *RAGGED_FIELDS["num_bonds"]),
+    *("num_path_bonds", *RAGGED_FIELDS["num_path_bonds"]),
+)
 CONFORMER_FIELDS = ("num_coordinates", "coordinates", "is_hydrogen", "conformer_status")
 NO_CONFORMER = 255  # conformer_status of a polymer that has no coordinates
 
@@ -43,34 +49,36 @@ class PolymerBlock:
     """The arrays of G polymers, one after the other; indices are local to their polymer.
 
     Graph fields are those of `mips_dist.chem.graph.PolymerGraph`, concatenated, with the same
-    dtypes. The conformer fields are None where they were not made or not read.
+    dtypes. The bond fields are None where they were not read, the conformer fields where they were
+    not made or not read.
     """
 
     psmiles: list[str]  # G canonical spellings
     row: Array  # (G,) int64, row of the input file, from 0
 
     num_atoms: Array  # (G,) int32
-    num_bonds: Array  # (G,) int32
     num_pairs: Array  # (G,) int32
     num_path_atoms: Array  # (G,) int32
-    num_path_bonds: Array  # (G,) int32
 
     atom_features: Array  # (N, 9) int16
     is_backbone: Array  # (N,) bool
-    edge_index: Array  # (2, B) int16
-    bond_type: Array  # (B,) uint8
-    cell_shift: Array  # (B,) int8
     pair_index: Array  # (2, P) int16
-    pair_shift: Array  # (P,) int8
     pair_hops: Array  # (P,) uint8
     path_pair: Array  # (T,) int32
     path_position: Array  # (T,) uint8
     path_atom: Array  # (T,) int16
     path_weight: Array  # (T,) float32
-    path_bond_pair: Array  # (S,) int32
-    path_bond_position: Array  # (S,) uint8
-    path_bond_type: Array  # (S,) uint8
-    path_bond_weight: Array  # (S,) float32
+
+    pair_shift: Array | None = None  # (P,) int8
+    num_bonds: Array | None = None  # (G,) int32
+    edge_index: Array | None = None  # (2, B) int16
+    bond_type: Array | None = None  # (B,) uint8
+    cell_shift: Array | None = None  # (B,) int8
+    num_path_bonds: Array | None = None  # (G,) int32
+    path_bond_pair: Array | None = None  # (S,) int32
+    path_bond_position: Array | None = None  # (S,) uint8
+    path_bond_type: Array | None = None  # (S,) uint8
+    path_bond_weight: Array | None = None  # (S,) float32
 
     # Per group: (G, width) float16 for real values, (G, width / 8) uint8 packed bits. The values
     # of a polymer whose descriptor_valid is False are zeros that mean nothing.
@@ -95,6 +103,13 @@ class PolymerBlock:
             if getattr(self, name) is not None
         }
 
+    def bonds(self) -> dict[str, Array]:
+        """Return the bond fields by name; ValueError where they were not read."""
+        values = {name: getattr(self, name) for name in BOND_FIELDS}
+        if any(value is None for value in values.values()):
+            raise ValueError("the block was read without bonds")
+        return values
+
     def select(self, indices: npt.ArrayLike) -> "PolymerBlock":
         """Return the polymers at `indices`, in that order; an index may repeat.
 
@@ -117,7 +132,9 @@ class PolymerBlock:
             values[count_name] = counts
             gathered = ragged_rows(offsets[chosen], counts)
             for name in RAGGED_FIELDS[count_name]:
-                values[name] = np.take(getattr(self, name), gathered, axis=ragged_axis(name))
+                field_values = getattr(self, name)
+                if field_values is not None:
+                    values[name] = np.take(field_values, gathered, axis=ragged_axis(name))
         return PolymerBlock(**values)
 
 
@@ -139,8 +156,9 @@ def ragged_rows(starts: Array, counts: Array) -> Array:
     (sum of counts,) int64.
     """
     ends = np.cumsum(counts, dtype=np.int64)
-    total = int(ends[-1]) if len(ends) else 0
-    return np.repeat(starts - (ends - counts), counts) + np.arange(total, dtype=np.int64)
+    rows = np.repeat(starts - (ends - counts), counts)
+    rows += np.arange(len(rows))
+    return rows
 
 
 def stack(
@@ -237,16 +255,19 @@ def concatenate(blocks: Sequence[PolymerBlock]) -> PolymerBlock:
     """Put blocks one after the other.
 
     A descriptor group or conformer that only some blocks have is marked as not available for the
-    polymers of the others.
+    polymers of the others; bonds are there only if every block has them.
     """
     if len(blocks) == 1:
         return blocks[0]
     values: dict[str, Any] = {"psmiles": [p for block in blocks for p in block.psmiles]}
     has_conformer = any(block.conformer_status is not None for block in blocks)
+    has_bonds = all(block.num_bonds is not None for block in blocks)
     for f in fields(PolymerBlock):
         if f.name in CONFORMER_FIELDS:
             if has_conformer:
                 values[f.name] = np.concatenate([_conformer_part(b, f.name) for b in blocks])
+        elif f.name in BOND_FIELDS and not has_bonds:
+            continue
         elif f.name not in ("psmiles", "descriptors", "descriptor_valid"):
             parts: list[Array] = [getattr(block, f.name) for block in blocks]
             values[f.name] = np.concatenate(parts, axis=ragged_axis(f.name))

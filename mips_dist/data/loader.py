@@ -15,7 +15,7 @@ from mips_dist.data.masking import (
     corrupt_descriptors,
     drop_descriptors,
 )
-from mips_dist.data.order import batch_indices, held_out, split
+from mips_dist.data.order import batch_indices, held_out, spelling_keys, split
 from mips_dist.errors import MipsError
 
 Array = npt.NDArray[Any]
@@ -33,6 +33,8 @@ class MaskedAtomLoader:
     ----------
     block
         The data set.
+    keys
+        (G,) keys of the spellings (`SampleIndex.key`); None: made here.
     seed
         Seed of order and masks.
     global_batch_size
@@ -51,6 +53,7 @@ class MaskedAtomLoader:
         self,
         block: PolymerBlock,
         *,
+        keys: Array | None = None,
         seed: int,
         global_batch_size: int,
         grad_accum_steps: int = 1,
@@ -73,7 +76,8 @@ class MaskedAtomLoader:
         self.rank = rank
         self.masking = MaskingConfig() if masking is None else masking
         self.pack_size = pack_size
-        is_held_out = held_out(block.psmiles, held_out_fraction)
+        keys = spelling_keys(block.psmiles) if keys is None else keys
+        is_held_out = held_out(keys, held_out_fraction)
         self.training_samples: Array = np.flatnonzero(~is_held_out)
         self.held_out_samples: Array = np.flatnonzero(is_held_out)
         if not len(self.training_samples):

@@ -129,15 +129,20 @@ def text_key(text: str) -> int:
     return int.from_bytes(digest, "little", signed=True)
 
 
-def held_out(psmiles: Sequence[str], fraction: float) -> Array:
+def spelling_keys(psmiles: Sequence[str]) -> Array:
+    """Return the `text_key` of each canonical spelling, (G,) int64."""
+    return np.fromiter((text_key(text) for text in psmiles), np.int64, count=len(psmiles))
+
+
+def held_out(keys: Array, fraction: float) -> Array:
     """Return which polymers are held out for validation, by their canonical spelling alone.
 
     The same polymer is held out in every run, file, seed and world size.
 
     Parameters
     ----------
-    psmiles
-        (G,) canonical spellings.
+    keys
+        (G,) keys of the canonical spellings; see `spelling_keys`.
     fraction
         Expected fraction of polymers held out.
 
@@ -145,5 +150,4 @@ def held_out(psmiles: Sequence[str], fraction: float) -> Array:
     -------
     (G,) bool.
     """
-    keys = np.fromiter((text_key(text) for text in psmiles), np.int64, count=len(psmiles))
     return uniform(keys) < fraction

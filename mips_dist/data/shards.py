@@ -1,36 +1,31 @@
-"""The shard format, both ways: WebDataset tars of blocks, and their manifest. No torch.
+"""The shard format, both ways: WebDataset tars of blocks, their indices and manifest. No torch.
 
 A shard is a tar file; one WebDataset sample in it is one block of up to 1,024 polymers with the
-members ``KEY.topology.npz``, ``KEY.descriptors.npz``, ``KEY.conformer.npz`` and
-``KEY.psmiles.json``, where KEY is ``{shard:06d}-{block:03d}``. Arrays are those of `PolymerBlock`,
-but for ``path_pair`` and ``path_bond_pair``, which are stored as differences. Nothing is pickled.
+members of `mips_dist.data.members`, named ``KEY.SUFFIX`` with ``{shard:06d}-{block:03d}`` as KEY.
+The manifest tells where each member's bytes lie, so nothing here ever looks at a tar header.
 """
 
 import hashlib
-import io
 import json
+import re
 import tarfile
-import zipfile
-import zlib
-from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mips_dist.data.block import CONFORMER_FIELDS, Array, PolymerBlock, concatenate
+from mips_dist.data.block import PolymerBlock, concatenate
+from mips_dist.data.index import SampleIndex, index_blocks, join_indices
+from mips_dist.data.members import DAMAGED, decode_block, encode_block
 from mips_dist.errors import MipsError, UsageError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 BLOCK_SIZE = 1024  # polymers of a block at most
 
-# Sorted columns of row numbers: their differences are small and compress two to three times better.
-_DIFFERENCED = {"path_pair": "path_pair_diff", "path_bond_pair": "path_bond_pair_diff"}
-_NOT_TOPOLOGY = {"psmiles", "row", "descriptors", "descriptor_valid", *CONFORMER_FIELDS}
-_TOPOLOGY = [f.name for f in fields(PolymerBlock) if f.name not in _NOT_TOPOLOGY]
-_VALID = ".valid"
+# A block whose polymers all failed is left out, and its number with it.
+_KEY = re.compile(r"\d{6}-\d{3}")
+_REMEDY = "copy it again from where it was made, or run `python -m preprocess repair output=DIR`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +36,7 @@ class BlockRecord:
     num_samples: int
     num_atoms: int
     num_pairs: int
+    members: dict[str, list[int]]  # suffix -> first byte in the shard, number of bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +46,8 @@ class ShardRecord:
     name: str
     sha256: str
     num_bytes: int
+    index_sha256: str
+    index_num_bytes: int
     num_samples: int
     blocks: list[BlockRecord]
 
@@ -58,6 +56,24 @@ class ShardRecord:
         """Make a record from the values of its JSON object."""
         blocks = [BlockRecord(**block) for block in values["blocks"]]
         return cls(**{**values, "blocks": blocks})
+
+    @property
+    def index_name(self) -> str:
+        """Return the file name of the shard's index."""
+        return self.name.removesuffix(".tar") + ".index.npz"
+
+    def check(self, shard: int) -> None:
+        """Raise ValueError unless the record can be one of this shard: nothing leads elsewhere."""
+        blocks = self.blocks
+        ranges = [place for block in blocks for place in block.members.values()]
+        if not (
+            self.name == shard_name(shard)
+            and [block.key for block in blocks] == sorted({block.key for block in blocks})
+            and all(_KEY.fullmatch(b.key) and int(b.key[:6]) == shard for b in blocks)
+            and all(0 <= start <= start + size <= self.num_bytes for start, size in ranges)
+            and self.num_samples == sum(block.num_samples for block in blocks)
+        ):
+            raise ValueError(f"the record of shard {shard} contradicts itself")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +85,8 @@ class Manifest:
     content: str  # full or topology
     max_hops: int
     seed: int
+    num_conformers: int = 1
+    conformer_backend: str = "rdkit"
     descriptors: list[dict[str, Any]]  # name, width, version, kind of each group
     config: dict[str, Any]
     input: dict[str, Any]  # name, sha256
@@ -80,6 +98,7 @@ class Manifest:
     rejected_by_reason: dict[str, int]
     stereo_dropped: int  # accepted rows whose stereo marks were dropped
     conformer_status: dict[str, int]
+    tables: dict[str, str]  # rejects.csv and merged.csv -> sha256
     shards: list[ShardRecord]
 
     def __post_init__(self) -> None:
@@ -87,10 +106,13 @@ class Manifest:
             raise ValueError("num_rows is not num_samples + num_merged + num_rejected")
         if self.num_samples != sum(shard.num_samples for shard in self.shards):
             raise ValueError("num_samples is not the sum over the shards")
+        for number, shard in enumerate(self.shards):
+            shard.check(number)
 
     def to_json(self) -> str:
-        """Return the text of the file."""
-        return json.dumps(asdict(self), indent=1) + "\n"
+        """Return the text of the file; its last value is the sha256 of all before its comma."""
+        body = json.dumps(asdict(self), indent=1).removesuffix("\n}")
+        return f'{body},\n "sha256": "{hashlib.sha256(body.encode()).hexdigest()}"\n}}\n'
 
 
 def shard_name(shard: int) -> str:
@@ -98,126 +120,119 @@ def shard_name(shard: int) -> str:
     return f"shard-{shard:06d}.tar"
 
 
-def encode_shard(shard: int, blocks: list[PolymerBlock]) -> tuple[bytes, ShardRecord]:
-    """Return the bytes of a shard, equal for equal blocks, and its record.
+def block_key(shard: int, block: int) -> str:
+    """Return the WebDataset key of a block."""
+    return f"{shard:06d}-{block:03d}"
+
+
+def encode_shard(shard: int, blocks: list[PolymerBlock]) -> tuple[bytes, bytes, ShardRecord]:
+    """Return the bytes of a shard and of its index, equal for equal blocks, and its record.
 
     Parameters
     ----------
     shard
         Number of the shard.
     blocks
-        Blocks of at most `BLOCK_SIZE` polymers each.
+        Blocks of at most `BLOCK_SIZE` polymers each, with bonds.
     """
-    buffer = io.BytesIO()
-    records = []
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for number, block in enumerate(blocks):
-            key = f"{shard:06d}-{number:03d}"
-            for suffix, data in _encode_block(block).items():
-                member = tarfile.TarInfo(f"{key}.{suffix}")  # owner 0, time 0, mode 644
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
-            records.append(
-                BlockRecord(
-                    key=key,
-                    num_samples=len(block),
-                    num_atoms=len(block.is_backbone),
-                    num_pairs=len(block.pair_hops),
-                )
-            )
-    data = buffer.getvalue()
-    return data, ShardRecord(
-        name=shard_name(shard),
-        sha256=hashlib.sha256(data).hexdigest(),
-        num_bytes=len(data),
-        num_samples=sum(record.num_samples for record in records),
-        blocks=records,
+    pieces = [encode_piece(block_key(shard, n), block) for n, block in enumerate(blocks)]
+    return join_shard(shard, pieces, index_blocks(blocks))
+
+
+def encode_piece(key: str, block: PolymerBlock) -> tuple[bytes, BlockRecord]:
+    """Return the part of a tar file that holds one block, and its record within that part.
+
+    Parameters
+    ----------
+    key
+        WebDataset key of the block.
+    block
+        At most `BLOCK_SIZE` polymers, with bonds.
+    """
+    piece = bytearray()
+    members = {}
+    for suffix, data in encode_block(block).items():
+        member = tarfile.TarInfo(f"{key}.{suffix}")  # owner 0, time 0, mode 644
+        member.size = len(data)
+        piece += member.tobuf(tarfile.USTAR_FORMAT)
+        members[suffix] = [len(piece), len(data)]
+        piece += data + bytes(-len(data) % tarfile.BLOCKSIZE)
+    return bytes(piece), BlockRecord(
+        key=key,
+        num_samples=len(block),
+        num_atoms=len(block.is_backbone),
+        num_pairs=len(block.pair_hops),
+        members=members,
     )
 
 
-def _encode_block(block: PolymerBlock) -> dict[str, bytes]:
-    """Return the members of a block, suffix -> bytes."""
-    topology = {}
-    for name in _TOPOLOGY:
-        values = getattr(block, name)
-        if name in _DIFFERENCED:
-            topology[_DIFFERENCED[name]] = np.diff(values, prepend=values.dtype.type(0))
-        else:
-            topology[name] = values
-    members = {"topology.npz": _npz(topology)}
-    if block.descriptors:
-        # Column-wise real values compress better.
-        stored = {name: np.asfortranarray(x) for name, x in block.descriptors.items()}
-        valid = {name + _VALID: x for name, x in block.descriptor_valid.items()}
-        members["descriptors.npz"] = _npz(stored | valid)
-    if block.conformer_status is not None:
-        members["conformer.npz"] = _npz({name: getattr(block, name) for name in CONFORMER_FIELDS})
-    names = {"psmiles": block.psmiles, "row": block.row.tolist()}
-    members["psmiles.json"] = json.dumps(names, ensure_ascii=False).encode()
-    return members
+def join_shard(
+    shard: int, pieces: Sequence[tuple[bytes, BlockRecord]], samples: SampleIndex
+) -> tuple[bytes, bytes, ShardRecord]:
+    """Return the bytes of a shard and of its index, and its record.
+
+    Parameters
+    ----------
+    shard
+        Number of the shard.
+    pieces
+        Its blocks as `encode_piece` made them, in order.
+    samples
+        Index of all their polymers.
+    """
+    records = []
+    start = 0
+    for piece, block in pieces:
+        members = {suffix: [start + a, size] for suffix, (a, size) in block.members.items()}
+        records.append(replace(block, members=members))
+        start += len(piece)
+    data = b"".join(piece for piece, _ in pieces) + bytes(2 * tarfile.BLOCKSIZE)
+    index = samples.encode()
+    return (
+        data,
+        index,
+        ShardRecord(
+            name=shard_name(shard),
+            sha256=hashlib.sha256(data).hexdigest(),
+            num_bytes=len(data),
+            index_sha256=hashlib.sha256(index).hexdigest(),
+            index_num_bytes=len(index),
+            num_samples=sum(record.num_samples for record in records),
+            blocks=records,
+        ),
+    )
 
 
-def _npz(arrays: dict[str, Array]) -> bytes:
-    buffer = io.BytesIO()
-    # Members of the zip file are dated 1980 by numpy, so equal arrays give equal bytes.
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()
+def block_members(data: bytes, block: BlockRecord) -> dict[str, memoryview]:
+    """Return the members of a block, suffix -> bytes, out of the bytes of its shard."""
+    view = memoryview(data)
+    return {suffix: view[a : a + size] for suffix, (a, size) in block.members.items()}
 
 
 def decode_shard(
-    data: bytes, groups: Collection[str] | None = None, with_conformer: bool = True
+    data: bytes,
+    record: ShardRecord,
+    groups: Collection[str] | None = None,
+    with_bonds: bool = True,
+    with_conformer: bool = True,
 ) -> Iterator[PolymerBlock]:
-    """Yield the blocks of a shard.
+    """Yield the blocks of a shard; bytes that cannot be decoded are an error of `DAMAGED`.
 
     Parameters
     ----------
     data
         Bytes of the tar file.
-    groups
-        Descriptor groups to read; None reads all.
-    with_conformer
-        Whether to read coordinates.
+    record
+        Its record.
+    groups, with_bonds, with_conformer
+        What to read; see `read_blocks`.
     """
-    members: dict[str, bytes] = {}
-    current = ""
-    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-        for member in tar:
-            key, _, suffix = member.name.partition(".")
-            if key != current and members:
-                yield _decode_block(members, groups, with_conformer)
-                members = {}
-            stream = tar.extractfile(member)
-            if stream is None:
-                raise ValueError(f"{member.name} is no file")
-            current, members[suffix] = key, stream.read()
-    if members:
-        yield _decode_block(members, groups, with_conformer)
-
-
-def _decode_block(
-    members: dict[str, bytes], groups: Collection[str] | None, with_conformer: bool
-) -> PolymerBlock:
-    names = json.loads(members["psmiles.json"])
-    values: dict[str, Any] = {"psmiles": names["psmiles"], "row": np.array(names["row"], np.int64)}
-    with np.load(io.BytesIO(members["topology.npz"]), allow_pickle=False) as stored:
-        for name in _TOPOLOGY:
-            if name in _DIFFERENCED:
-                steps = stored[_DIFFERENCED[name]]
-                values[name] = np.cumsum(steps, dtype=steps.dtype)
-            else:
-                values[name] = stored[name]
-    descriptors: dict[str, Array] = {}
-    valid: dict[str, Array] = {}
-    if "descriptors.npz" in members and (groups is None or len(groups)):
-        with np.load(io.BytesIO(members["descriptors.npz"]), allow_pickle=False) as stored:
-            present = [name.removesuffix(_VALID) for name in stored.files if name.endswith(_VALID)]
-            for name in present if groups is None else groups:
-                descriptors[name] = np.ascontiguousarray(stored[name])
-                valid[name] = stored[name + _VALID]
-    if "conformer.npz" in members and with_conformer:
-        with np.load(io.BytesIO(members["conformer.npz"]), allow_pickle=False) as stored:
-            values |= {name: stored[name] for name in CONFORMER_FIELDS}
-    return PolymerBlock(descriptors=descriptors, descriptor_valid=valid, **values)
+    for block in record.blocks:
+        decoded = decode_block(block_members(data, block), groups, with_bonds, with_conformer)
+        sizes = len(decoded), len(decoded.is_backbone), len(decoded.pair_hops)
+        if sizes != (block.num_samples, block.num_atoms, block.num_pairs):
+            raise ValueError(f"block {block.key} has other sizes than its record")
+        yield decoded
 
 
 def read_manifest(directory: str | Path) -> Manifest:
@@ -238,43 +253,72 @@ def read_manifest(directory: str | Path) -> Manifest:
             f"{remedy}, or run the command that began it again"
         )
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes().decode()
+        values = json.loads(text)
         version = values["schema_version"]
         if version == SCHEMA_VERSION:
+            del values["sha256"]
             shards = [ShardRecord.from_json(shard) for shard in values["shards"]]
-            return Manifest(**{**values, "shards": shards})
-    except (ValueError, KeyError, TypeError) as error:
+            manifest = Manifest(**{**values, "shards": shards})
+            if text != manifest.to_json():
+                raise ValueError("its sha256 is not that of its text: it was altered")
+            return manifest
+    except DAMAGED as error:
         raise MipsError(f"{path} cannot be read ({error}); {remedy}") from error
     raise MipsError(
         f"{path} has shard schema {version}, this version reads {SCHEMA_VERSION}; {remedy}"
     )
 
 
-def read_shard(directory: str | Path, record: ShardRecord, verify: bool = True) -> bytes:
-    """Return the bytes of a shard, checked against the manifest.
+def read_file(path: Path, num_bytes: int, sha256: str | None) -> bytes:
+    """Return the bytes of a file of a shard folder, checked against what the manifest says.
 
     Raises
     ------
     MipsError
         The file is missing, truncated or altered.
     """
-    path = Path(directory) / record.name
-    remedy = "copy it again from where it was made, or remove the folder and preprocess again"
     if not path.is_file():
-        raise MipsError(f"shard {path} is missing; {remedy}")
+        raise MipsError(f"{path} is missing; {_REMEDY}")
+    if path.stat().st_size != num_bytes:
+        raise MipsError(f"{path} has {path.stat().st_size} bytes instead of {num_bytes}; {_REMEDY}")
     data = path.read_bytes()
-    if len(data) != record.num_bytes:
-        raise MipsError(
-            f"shard {path} has {len(data)} bytes instead of {record.num_bytes}; {remedy}"
-        )
-    if verify and hashlib.sha256(data).hexdigest() != record.sha256:
-        raise MipsError(f"shard {path} was altered: its sha256 is not the manifest's; {remedy}")
+    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+        raise MipsError(f"{path} was altered: its sha256 is not the manifest's; {_REMEDY}")
     return data
+
+
+def read_shard(directory: str | Path, record: ShardRecord, verify: bool = True) -> bytes:
+    """Return the bytes of a shard, checked against the manifest (see `read_file`)."""
+    sha256 = record.sha256 if verify else None
+    return read_file(Path(directory) / record.name, record.num_bytes, sha256)
+
+
+def read_shard_index(directory: str | Path, record: ShardRecord) -> SampleIndex:
+    """Return the index of a shard, checked against the manifest (see `read_file`)."""
+    path = Path(directory) / record.index_name
+    data = read_file(path, record.index_num_bytes, record.index_sha256)
+    try:
+        index = SampleIndex.decode(data)
+    except DAMAGED as error:
+        raise MipsError(f"{path} cannot be decoded ({error}); {_REMEDY}") from error
+    if len(index) != record.num_samples:
+        raise MipsError(f"{path} is of {len(index)} instead of {record.num_samples} polymers")
+    return index
+
+
+def read_index(directory: str | Path) -> SampleIndex:
+    """Return what is known of every polymer of a shard folder, in order, without its shards."""
+    parts = [read_shard_index(directory, record) for record in read_manifest(directory).shards]
+    if not parts:
+        raise MipsError(f"shards in {directory} hold no polymer; see rejects.csv there")
+    return join_indices(parts)
 
 
 def read_blocks(
     directory: str | Path,
     groups: Collection[str] | None = None,
+    with_bonds: bool = True,
     with_conformer: bool = True,
     verify: bool = True,
 ) -> Iterator[PolymerBlock]:
@@ -286,6 +330,8 @@ def read_blocks(
         Folder with ``manifest.json``.
     groups
         Descriptor groups to read; None reads all.
+    with_bonds
+        Whether to read bonds, and bond types along paths: what model.bond_path_bias needs.
     with_conformer
         Whether to read coordinates.
     verify
@@ -302,21 +348,21 @@ def read_blocks(
     for record in manifest.shards:
         data = read_shard(directory, record, verify)
         try:
-            yield from decode_shard(data, groups, with_conformer)
-        except (tarfile.TarError, zipfile.BadZipFile, zlib.error, ValueError, KeyError) as error:
+            yield from decode_shard(data, record, groups, with_bonds, with_conformer)
+        except DAMAGED as error:
             raise MipsError(
-                f"shard {Path(directory) / record.name} cannot be decoded ({error}); "
-                "remove the folder and preprocess again"
+                f"{Path(directory) / record.name} cannot be decoded ({error}); {_REMEDY}"
             ) from error
 
 
 def load(
     directory: str | Path,
     groups: Collection[str] | None = None,
+    with_bonds: bool = True,
     with_conformer: bool = True,
 ) -> PolymerBlock:
     """Read a whole shard folder into memory, in the order of the input file (see `read_blocks`)."""
-    blocks = list(read_blocks(directory, groups, with_conformer))
+    blocks = list(read_blocks(directory, groups, with_bonds, with_conformer))
     if not blocks:
         raise MipsError(f"shards in {directory} hold no polymer; see rejects.csv there")
     return concatenate(blocks)

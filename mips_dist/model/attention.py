@@ -15,6 +15,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from mips_dist.data.batch import PolymerBatch
+from mips_dist.model.dropout import dropout
 
 NUM_BOND_TYPES = 5  # chem.graph.BOND_TYPES
 
@@ -79,15 +80,19 @@ class PairBias(nn.Module):
         # A path of no bonds is one atom: it counts once.
         total = total + score(batch.pair_query, hops) * (hops > 0)[:, None]
         # The batch counts positions from the query.
-        position = hops[batch.path_pair] - batch.path_position
+        position = hops.index_select(0, batch.path_pair) - batch.path_position
         interior = score(batch.path_atom, position) * batch.path_weight[:, None]
         total = total.index_add(0, batch.path_pair, interior.to(total.dtype))
-        bias = total / (hops + 1)[:, None] + self.distance.to(total.dtype)[hops]
+        bias = total / (hops + 1)[:, None] + self.distance.to(total.dtype).index_select(0, hops)
         if self.bond is not None:
             bias = bias + self._bond_term(self.bond.to(bias.dtype), batch)
         return bias
 
     def _bond_term(self, bond: Tensor, batch: PolymerBatch) -> Tensor:
+        assert batch.path_bond_pair is not None, "the block was read without bonds"
+        assert batch.path_bond_position is not None
+        assert batch.path_bond_type is not None
+        assert batch.path_bond_weight is not None
         hops = batch.pair_hops
         position = hops[batch.path_bond_pair] - batch.path_bond_position
         share = batch.path_bond_weight / hops[batch.path_bond_pair]
@@ -157,6 +162,6 @@ class LocalAttention(nn.Module):
         q_XHTK, k_XHTK, v_XHTK = packed.permute(2, 0, 3, 1, 4).unbind(0)
         # Scaled before the product, so that fp16 does not overflow; softmax in the biases' fp32.
         logits = (q_XHTK * self.scale) @ k_XHTK.transpose(-1, -2) + bias_XBTT
-        weights = F.dropout(logits.softmax(-1).to(v_XHTK.dtype), self.dropout, self.training)
+        weights = dropout(logits.softmax(-1).to(v_XHTK.dtype), self.dropout, self.training)
         mixed = (weights @ v_XHTK).transpose(1, 2).flatten(2).flatten(0, 1)
         return self.out(mixed.index_select(0, batch.token_slot))

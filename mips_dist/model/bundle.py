@@ -1,6 +1,5 @@
 """A model as one directory: weights, configuration, scaler, metrics, card; nothing is pickled."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from typing import Any, Literal, TypedDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from mips_dist.data.files import flush_to_disk
+from mips_dist.data.files import file_sha256, flush_to_disk
 from mips_dist.errors import MipsError
 from mips_dist.model.mips import MaskedAtomModel, MipsConfig, PropertyModel
 
@@ -213,7 +212,7 @@ def _check_schema(directory: Path, found: Mapping[str, Any], expected: Mapping[s
     """Raise MipsError where the model's inputs mean something else than expected."""
     differences = [
         f"{key} {found.get(key)} instead of {expected[key]}"
-        for key in ("version", "atom_features", "max_hops")
+        for key in ("version", "atom_features", "max_hops", "num_conformers", "conformer_backend")
         if key in expected and found.get(key) != expected[key]
     ]
     known = expected["descriptors"]
@@ -237,12 +236,6 @@ def _check_replaceable(directory: Path) -> None:
         raise MipsError(
             f"{directory} holds something else than a model ({min(others)}); give another directory"
         )
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file in hexadecimal, read piece by piece."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -95,4 +95,4 @@ def batch_edges(batch: PolymerBatch) -> Tensor:
     A pair one hop apart is a bond of the infinite chain, so the pairs already hold them all.
     """
     is_bond = batch.pair_hops == 1
-    return torch.stack([batch.pair_key[is_bond], batch.pair_query[is_bond]])
+    return torch.stack([batch.pair_key[is_bond], batch.pair_query[is_bond]]).long()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mips_dist.data.batch import PolymerBatch
 from mips_dist.model.attention import LocalAttention, PairBias
+from mips_dist.model.dropout import dropout
 from mips_dist.model.embedding import NUM_ATOM_CLASSES, AtomEmbedding
 from mips_dist.model.spatial import DESCRIPTOR_WIDTHS, DescriptorFusion, check_descriptors
 
@@ -32,6 +33,8 @@ class MipsConfig:
         Radius of attention in bonds of the infinite chain; the shards must have the same.
     descriptors
         Whole-polymer groups fused after the last layer; empty: topology only.
+    num_conformers, conformer_backend
+        Conformers that descriptor groups are made of; the shards must have the same.
     backbone_embedding, ring_embedding
         Whether an atom's place in the backbone and its smallest ring are inputs.
     logit_scale
@@ -53,6 +56,8 @@ class MipsConfig:
     dropout: float = 0.1
     max_hops: int = 2
     descriptors: list[str] = field(default_factory=lambda: ["rdkit_2d", "atom_pair_3d"])
+    num_conformers: int = 1
+    conformer_backend: str = "rdkit"
     backbone_embedding: bool = True
     ring_embedding: bool = True
     logit_scale: str = "model"
@@ -62,7 +67,14 @@ class MipsConfig:
     activation: str = "gelu"
 
     def __post_init__(self) -> None:
-        for name in ("hidden_dim", "num_layers", "num_heads", "ffn_dim", "max_hops"):
+        for name in (
+            "hidden_dim",
+            "num_layers",
+            "num_heads",
+            "ffn_dim",
+            "max_hops",
+            "num_conformers",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name}={getattr(self, name)} must be at least 1")
         if self.hidden_dim % self.num_heads:
@@ -74,6 +86,7 @@ class MipsConfig:
             raise ValueError(f"model.hidden_dim={self.hidden_dim} is no multiple of 4")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout={self.dropout} must be in [0, 1)")
+        _check_choice("conformer_backend", self.conformer_backend, ("rdkit", "nvmolkit"))
         _check_choice("logit_scale", self.logit_scale, ("model", "head"))
         _check_choice("norm", self.norm, ("pre", "post"))
         _check_choice("activation", self.activation, tuple(ACTIVATIONS))
@@ -118,7 +131,7 @@ class Layer(nn.Module):
         return self._drop(self.narrow(self._drop(self.activation(self.widen(x_ND)))))
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+        return dropout(x, self.dropout, self.training)
 
 
 class MipsEncoder(nn.Module):
@@ -164,7 +177,7 @@ class Head(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return (rows of x, num_outputs)."""
         hidden = self.activation(self.hidden(x))
-        return self.output(F.dropout(hidden, self.dropout, self.training))
+        return self.output(dropout(hidden, self.dropout, self.training))
 
 
 class MaskedAtomModel(nn.Module):

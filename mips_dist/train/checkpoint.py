@@ -17,9 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mips_dist.data.files import flush_to_disk
+from mips_dist.data.files import file_sha256, flush_to_disk
 from mips_dist.errors import MipsError
-from mips_dist.model.bundle import file_sha256
 
 FORMAT = 1
 _PREFIX = "step-"

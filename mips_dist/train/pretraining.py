@@ -11,8 +11,8 @@ import torch
 
 from mips_dist.data.loader import MaskedAtomLoader
 from mips_dist.data.order import hash_keys
-from mips_dist.data.schema import check_shards, feature_schema
-from mips_dist.data.shards import Manifest, load, read_manifest
+from mips_dist.data.schema import check_shards, model_schema
+from mips_dist.data.shards import Manifest, load, read_index, read_manifest
 from mips_dist.errors import MipsError
 from mips_dist.model.bundle import save_bundle
 from mips_dist.model.mips import MaskedAtomModel, MipsConfig
@@ -68,7 +68,7 @@ class Run:
     def identity(self) -> dict[str, Any]:
         """Return what a checkpoint must agree with."""
         return {
-            "feature_schema": feature_schema(self.model.max_hops, self.model.descriptors),
+            "feature_schema": model_schema(self.model),
             "model": asdict(self.model),
             "shards": self.corpus.digest,
         }
@@ -153,7 +153,7 @@ def open_corpus(config: PretrainConfig) -> Corpus:
             "shards=DIR made by `python -m preprocess input=FILE output=DIR`"
         )
     manifest = read_manifest(config.shards)
-    check_shards(config.shards, manifest, config.model.max_hops)
+    check_shards(config.shards, manifest, model_schema(config.model))
     digest = hashlib.sha256("".join(s.sha256 for s in manifest.shards).encode()).hexdigest()
     return Corpus(manifest=manifest, digest=digest)
 
@@ -208,8 +208,15 @@ def build_engine(run: Run) -> tuple[TrainEngine, list[str]]:
 def build_loader(run: Run) -> MaskedAtomLoader:
     """Read the shards; every rank holds them all and takes its positions of each step."""
     config = run.config
+    block = load(
+        config.shards,
+        groups=run.model.descriptors,
+        with_bonds=run.model.bond_path_bias,
+        with_conformer=False,
+    )
     return MaskedAtomLoader(
-        load(config.shards, groups=run.model.descriptors, with_conformer=False),
+        block,
+        keys=read_index(config.shards).key,
         seed=config.seed,
         global_batch_size=config.global_batch_size,
         grad_accum_steps=run.plan.grad_accum_steps,

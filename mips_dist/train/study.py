@@ -27,7 +27,7 @@ from mips_dist.data.properties import (
     read_labelled_sets,
     read_property,
 )
-from mips_dist.data.schema import check_shards, feature_schema
+from mips_dist.data.schema import check_shards, model_schema
 from mips_dist.data.shards import MANIFEST_NAME, load, read_manifest
 from mips_dist.errors import MipsError
 from mips_dist.train.baselines import BASELINES
@@ -36,6 +36,7 @@ from mips_dist.train.finetuning import FoldConfig, PropertyRows, load_pretrained
 LEDGER_FILE = "ledger.jsonl"
 IDENTITY_FILE = "study.json"
 REJECTS_FILE = "rejects.csv"
+_FETCH = "fetch the eight sets with `python -m preprocess.corpus fetch benchmark output=FOLDER`"
 MIN_POLYMERS_PER_FOLD = 2  # R2 of one polymer does not exist
 
 
@@ -163,6 +164,8 @@ def read_sets(config: FinetuneConfig) -> tuple[list[LabelledSet], list[Reject]]:
         properties = [read_property(configs_dir() / "property", name) for name in BENCHMARK]
         for prop in properties:
             prop.file = str(folder / prop.file)
+            if not Path(prop.file).is_file():
+                raise MipsError(f"no file {prop.file}; {_FETCH}")
     sets, rejects = read_labelled_sets(properties)
     for labelled in sets:
         found, needed = len(set(labelled.canonical)), config.num_folds * MIN_POLYMERS_PER_FOLD
@@ -180,9 +183,8 @@ def _data_dir(config: FinetuneConfig) -> Path:
     root = os.environ.get("MIPS_DATA")
     if config.data_dir is None and root is None:
         raise MipsError(
-            "no data: put the eight sets (Egc.csv, Egb.csv, Eea.csv, Ei.csv, Xc.csv, EPS.csv, "
-            "Nc.csv, Eat.csv; columns psmiles,value) into a folder and give data_dir=FOLDER, or "
-            "give your own csv with input=FILE targets=[COLUMN]"
+            f"no data: {_FETCH} and give data_dir=FOLDER, or give your own csv with input=FILE "
+            "targets=[COLUMN]"
         )
     return Path(config.data_dir) if config.data_dir is not None else Path(str(root)) / "benchmark"
 
@@ -232,7 +234,7 @@ def load_study(config: FinetuneConfig, sets: list[LabelledSet], rejects: list[Re
         rows=rows,
         folds=kept_folds,
         block=block,
-        schema=feature_schema(config.model.max_hops, config.model.descriptors),
+        schema=model_schema(config.model),
     )
 
 
@@ -251,7 +253,7 @@ def _identity(config: FinetuneConfig, sets: list[LabelledSet], folds_sha256: str
         "folds_sha256": folds_sha256,
         "num_folds": config.num_folds,
         "fold_seed": config.fold_seed,
-        "features": feature_schema(config.model.max_hops, config.model.descriptors),
+        "features": model_schema(config.model),
     }
     if config.pretrained is not None:
         weights = load_pretrained(config).state_dict()
@@ -292,8 +294,8 @@ def _features(
     if config.shards is None and not (shards / MANIFEST_NAME).exists():
         _preprocess(config, needed, shards)
     manifest = read_manifest(shards)
-    check_shards(shards, manifest, config.model.max_hops)
-    block = load(shards, with_conformer=False)
+    check_shards(shards, manifest, model_schema(config.model))
+    block = load(shards, with_bonds=config.model.bond_path_bias, with_conformer=False)
     lacking = set(config.model.descriptors) - set(block.descriptors)
     if lacking:
         raise MipsError(
@@ -319,6 +321,8 @@ def _preprocess(config: FinetuneConfig, canonicals: list[str], shards: Path) -> 
         "output": str(shards.resolve()),
         "content": "full" if config.model.descriptors else "topology",
         "max_hops": str(config.model.max_hops),
+        "num_conformers": str(config.model.num_conformers),
+        "conformer_backend": config.model.conformer_backend,
     }
     if config.num_workers is not None:
         overrides["num_actors"] = str(config.num_workers)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from mips_dist.chem.descriptors import DESCRIPTOR_GROUPS
+from mips_dist.chem.conformer import check_backend
+from mips_dist.chem.descriptors import descriptor_groups
 from mips_dist.chem.sample import Content, featurize, featurize_each
 from mips_dist.data.batch import collate
 from mips_dist.data.block import stack
@@ -35,6 +36,8 @@ def predict_file(input: Path, model_dir: Path, output: Path) -> None:
         csv or csv.gz; appears when it is complete.
     """
     bundle = load_bundle(model_dir, known_schema())
+    if bundle.model.config.descriptors:
+        check_backend(bundle.model.config.conformer_backend)
     if bundle.scaler is None:
         raise MipsError(
             f"{model_dir} is a pre-trained model, which predicts no property; fine-tune it first"
@@ -85,12 +88,17 @@ def predict_one(bundle: Bundle, canonical: str) -> tuple[str, str]:
     assert bundle.scaler is not None
     config = bundle.model.config
     content: Content = "full" if config.descriptors else "topology"
+    number, backend = config.num_conformers, config.conformer_backend
     samples, failed = featurize_each(
-        [canonical], lambda texts: featurize(texts, content, config.max_hops)
+        [canonical],
+        lambda texts: featurize(
+            texts, content, config.max_hops, num_conformers=number, conformer_backend=backend
+        ),
     )
     if failed:
         return "", failed[0]
-    groups = [DESCRIPTOR_GROUPS[name] for name in config.descriptors]
+    known = descriptor_groups(number, backend)
+    groups = [known[name] for name in config.descriptors]
     batch = collate(stack(samples, [0], groups), pack_size=None)
     with torch.inference_mode():
         z = bundle.model(batch).item()

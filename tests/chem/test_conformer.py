@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from mips_dist.chem.conformer import FAILED, STATUS_NAMES, cap_with_hydrogen, embed
+from mips_dist.chem import conformer as conformer_module
+from mips_dist.chem.conformer import (
+    FAILED,
+    MAX_EMBEDDED_ATOMS,
+    STATUS_NAMES,
+    Conformer,
+    cap_with_hydrogen,
+    embed,
+    embed_each,
+)
 
 SETS = ("Egc", "Egb", "Eea", "Ei", "Xc", "EPS", "Nc", "Eat")
 UNITS = (
@@ -32,6 +41,7 @@ UNITS = (
 )
 # Seven atoms, each bonded to all others: more equal distances than space has room for.
 IMPOSSIBLE = "*[U]12345[U]6789[U]1%10%11%12[U]621%13[U]7%1032[U]8%1114[U]9%12%1325*"
+M31 = 2**31 - 1  # seeds that RDKit has
 
 
 def unit_atoms(mol: Chem.Mol) -> list[int]:
@@ -157,9 +167,10 @@ def test_stereo_marks_on_stars_do_not_matter() -> None:
         assert conformers[0].coordinates.tobytes() == conformers[1].coordinates.tobytes()
 
 
-def test_negative_seed_is_refused() -> None:
-    with pytest.raises(ValueError, match="seed"):
-        embed(Chem.MolFromSmiles("*CC*"), seed=-1)
+def test_seed_out_of_range_is_refused() -> None:
+    for seed in (-1, M31):
+        with pytest.raises(ValueError, match="seed"):
+            embed(Chem.MolFromSmiles("*CC*"), seed=seed)
 
 
 def test_seeds_differ_and_input_is_untouched() -> None:
@@ -172,6 +183,48 @@ def test_seeds_differ_and_input_is_untouched() -> None:
     assert mol.ToBinary() == before
     assert first.coordinates.tobytes() == again.coordinates.tobytes()
     assert not np.allclose(first.coordinates, other.coordinates, atol=0.1)
+
+
+def as_bytes(conformer: Conformer | None) -> tuple[bytes, bytes, int]:
+    assert conformer is not None
+    arrays = conformer.coordinates, conformer.is_hydrogen
+    return arrays[0].tobytes(), arrays[1].tobytes(), conformer.status
+
+
+def test_many_units_are_each_by_itself() -> None:
+    """Whatever else is in the list, and whichever conformers were made before."""
+    units = [Chem.MolFromSmiles(psmiles) for psmiles in (*UNITS, "*C[Sn](C)(C)C*", "*=CC=*")]
+    together = embed_each([*units, Chem.MolFromSmiles(IMPOSSIBLE)], seed=7, num_conformers=3)
+    assert together.pop() == []
+    for mol, conformers in zip(units, together, strict=True):
+        alone = [embed(mol, seed) for seed in (7, 7 + 1_640_531_527, (7 + 2 * 1_640_531_527) % M31)]
+        assert list(map(as_bytes, conformers)) == list(map(as_bytes, alone))
+
+
+def test_conformers_of_one_unit_differ() -> None:
+    mol = Chem.MolFromSmiles("*CCCCCCOC(=O)CCCC(*)=O")
+    (found,) = embed_each([mol], seed=M31 - 1, num_conformers=4)
+    assert len({as_bytes(conformer) for conformer in found}) == 4
+
+
+def test_a_seed_that_fails_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    embed_heavy_atoms = conformer_module._embed_heavy_atoms
+    mol = Chem.MolFromSmiles("*CCCCO*")
+    (three,) = embed_each([mol], num_conformers=3)
+    monkeypatch.setattr(
+        conformer_module,
+        "_embed_heavy_atoms",
+        lambda capped, seed: None if seed == 1 else embed_heavy_atoms(capped, seed),
+    )
+    (two,) = embed_each([mol], num_conformers=3)
+    assert list(map(as_bytes, two)) == list(map(as_bytes, three[1:]))
+
+
+def test_large_units_are_not_embedded(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert embed(Chem.MolFromSmiles("*" + "OCC" * (MAX_EMBEDDED_ATOMS // 3) + "C*")) is None
+    monkeypatch.setattr(conformer_module, "MAX_EMBEDDED_ATOMS", 9)
+    units = [Chem.MolFromSmiles("*=" + "C" * size + "=*") for size in (9, 10, 8)]
+    assert [len(found) for found in embed_each(units)] == [1, 0, 1]
 
 
 DIGEST = """

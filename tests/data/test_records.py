@@ -49,7 +49,7 @@ def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def test_preprocess(path: Path) -> None:
     source = inspect(str(path), "")
-    result = canonical_rows(list(source.texts()))
+    result = canonical_rows(list(source.texts()), {})
     found = [decision(c, result.reasons.get(i, "")) for i, c in enumerate(result.canonical)]
     assert found == [wanted for _, wanted in ROWS]
     assert source.num_rows == len(ROWS)

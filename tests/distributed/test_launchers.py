@@ -4,11 +4,13 @@ import json
 import shutil
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mips_dist.data.schema import feature_schema
+from mips_dist.data.shards import read_manifest
 from mips_dist.model.bundle import load_bundle
 from tests.distributed.conftest import PRETRAIN, TINY, curve, execute, pretrain
 from tests.shard_folder import write_shards
@@ -74,9 +76,9 @@ def test_wrong_commands_are_one_line(launched, shards, full_shards, tmp_path):
     other_hops = write_shards(tmp_path / "hops", count=20, max_hops=3)
     old = tmp_path / "old"
     shutil.copytree(shards, old)
-    manifest = json.loads((old / "manifest.json").read_text())
-    manifest["feature_schema"] += 1
-    (old / "manifest.json").write_text(json.dumps(manifest))
+    manifest = read_manifest(old)
+    other = replace(manifest, feature_schema=manifest.feature_schema + 1)
+    (old / "manifest.json").write_text(other.to_json())
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "thesis.txt").write_text("mine")
     run, new = f"run_dir={launched['python']}", f"run_dir={tmp_path / 'new'}"

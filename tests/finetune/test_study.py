@@ -188,8 +188,8 @@ def test_baselines_run_once_and_are_strict_under_any_protocol():
         ),
         (["input={csv}", "targets=[tg_K]", "pretrained=none"], 1, "none is no model directory"),
         (["input={csv}", "targets=[tg_K]", "run_dir={folder}"], 1, "something else than a study"),
-        ([], 1, "no data: put the eight sets"),
-        (["data_dir=none"], 1, "no file none/Egc.csv"),
+        ([], 1, "`python -m preprocess.corpus fetch benchmark output=FOLDER` and give data_dir="),
+        (["data_dir=none"], 1, "no file none/Egc.csv; fetch the eight sets with `python -m"),
     ],
 )
 def test_wrong_input_is_one_line(arguments, code, message, own_csv, tmp_path, capsys, monkeypatch):

@@ -197,7 +197,7 @@ def test_predictions_do_not_depend_on_the_other_rows(tmp_path, graphs):
 def test_absent_descriptors_are_named(tmp_path, model_dir, monkeypatch):
     from mips_dist.use import predict
 
-    def without_conformer(canonicals, content, max_hops):
+    def without_conformer(canonicals, content, max_hops, **conformers):
         from mips_dist.chem.graph import build_graphs
 
         return [Sample(graph) for graph in build_graphs(canonicals, max_hops)]

@@ -10,7 +10,8 @@ import pytest
 from rdkit import Chem
 
 from mips_dist.chem.psmiles import InvalidPolymer, canonicalize
-from preprocess.corpus import main, take_in_turns
+from preprocess.corpus.__main__ import main
+from preprocess.corpus.embedded import take_in_turns
 
 ROOT = Path(__file__).parents[2]
 NUM_POLYMERS = 120
@@ -73,9 +74,11 @@ def test_turns_are_fair_and_items_distinct() -> None:
     ("arguments", "code", "message"),
     [
         ([], 2, "usage: python -m preprocess.corpus embedded output=FILE.csv"),
+        (["embed"], 2, "usage: python -m preprocess.corpus embedded output=FILE.csv"),
         (["embedded", "num_polymers=0"], 2, "num_polymers=0: must be at least 1"),
         (["embedded", "size=9"], 2, "size"),
-        (["embedded", f"output={ROOT}"], 1, "is a folder; name a csv file"),
+        (["embedded", f"output={ROOT}"], 2, "is a folder; name a csv file"),
+        (["embedded", "output=x.parquet"], 2, "is no csv"),
     ],
 )
 def test_wrong_commands_are_one_line(

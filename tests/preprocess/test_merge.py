@@ -33,7 +33,7 @@ def check(texts: list[str], folder: Path, chunk_size: int) -> None:
     expected: dict[str, int] = {}
     first_of_row: list[int | None] = []
     for chunk, start in enumerate(range(0, len(texts), chunk_size)):
-        result = canonical_rows(texts[start : start + chunk_size])
+        result = canonical_rows(texts[start : start + chunk_size], {})
         verdicts.write(chunk, "", result)
         for row, canonical in enumerate(result.canonical, start):
             first_of_row.append(None if canonical is None else expected.setdefault(canonical, row))

@@ -46,7 +46,7 @@ class InlinePool:
         waiting = list(tasks)
         self.order.shuffle(waiting)
         for task in waiting:
-            yield task.key, getattr(work, method)(*task.arguments)
+            yield task.key, getattr(work, method)(task.texts, {}, *task.arguments)
 
 
 @pytest.fixture
@@ -76,8 +76,9 @@ def in_process(source: Path | str, output: Path, *more: str) -> int:
 
 def contents(folder: Path) -> dict[str, bytes]:
     assert all(path.is_file() for path in folder.iterdir()), "the work folder was left behind"
-    # The log tells of times and actors, and is another for each run.
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "log.json"}
+    # The log tells of times and actors, the card of the command: they differ from run to run.
+    differing = {"log.json", "card.html"}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in differing}
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -122,6 +123,7 @@ def test_bytes_do_not_depend_on_completion_order_chunks_or_file_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = corpus(tmp_path / "in.csv", 160)
+    monkeypatch.setitem(pipeline.BLOCKS_PER_SHARD, "topology", 3)
     assert in_process(source, tmp_path / "one", "num_actors=1") == 0
     monkeypatch.setattr(pipeline, "CHUNK_SIZE", 7)
     assert in_process(source, tmp_path / "two", "num_actors=2") == 0
@@ -162,7 +164,7 @@ def test_a_canonicalization_that_raises_costs_one_row(monkeypatch: pytest.Monkey
 
     backbone_path = psmiles_module.backbone_path
     monkeypatch.setattr(psmiles_module, "backbone_path", broken)
-    verdicts = work.canonical_rows(["*O*", "*CC*", "*N*"])
+    verdicts = work.canonical_rows(["*O*", "*CC*", "*N*"], {})
     assert verdicts.canonical == ["*O*", None, "*N*"]
     assert verdicts.reasons == {1: "canonicalization_failed: IndexError"}
 
@@ -176,15 +178,9 @@ def test_a_file_of_bad_rows_alone_gives_an_empty_set(tmp_path: Path) -> None:
 
 
 def test_shards_are_cut_by_the_input_alone() -> None:
-    assert [pipeline.shard_size(n, "full") for n in (1, 600, 5000, 20_000, 10**6)] == [
-        64,
-        75,
-        625,
-        2048,
-        2048,
-    ]
-    assert pipeline.shard_size(20_000, "topology") == 3072
-    assert pipeline.shard_size(10**6, "topology") == 8192
+    sizes = [pipeline.block_size(n, "full") for n in (1, 600, 5000, 10**6)]
+    assert sizes == [16, 75, 256, 256]
+    assert pipeline.block_size(10**6, "topology") == 1024
 
 
 @pytest.mark.usefixtures("inline")
@@ -223,7 +219,7 @@ def test_a_folder_of_another_run_or_of_something_else_is_refused(
         (output / name).write_bytes(before[name])
     shard = output / read_manifest(output).shards[0].name
     shard.write_bytes(shard.read_bytes()[:-512])
-    refused("cut short", source, output)
+    refused("bytes instead of", source, output)
 
 
 @pytest.mark.usefixtures("inline")
@@ -250,6 +246,7 @@ def test_a_begun_run_is_refused_to_another_and_to_a_second_process(
 @pytest.mark.usefixtures("inline")
 def test_altered_work_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = corpus(tmp_path / "in.csv", 150)
+    monkeypatch.setitem(pipeline.BLOCKS_PER_SHARD, "topology", 3)
     assert in_process(source, tmp_path / "whole") == 0
     output = tmp_path / "out"
 
@@ -265,6 +262,40 @@ def test_altered_work_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     rows = output / "work" / "rows" / "000000.json"
     rows.write_bytes(rows.read_bytes()[:-5])
     assert in_process(source, output) == 0
+    assert contents(output) == contents(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("inline")
+def test_blocks_that_are_there_are_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, output = corpus(tmp_path / "in.csv", 150), tmp_path / "out"
+    monkeypatch.setitem(pipeline.BLOCKS_PER_SHARD, "topology", 3)
+    assert in_process(source, tmp_path / "whole") == 0
+    made: list[str] = []
+    featurize_block = work.featurize_block
+
+    def featurize_some(texts: Any, condemned: Any, key: str, *arguments: Any) -> Any:
+        if len(made) == 5:
+            raise KeyboardInterrupt
+        made.append(key)
+        return featurize_block(texts, condemned, key, *arguments)
+
+    monkeypatch.setattr(work, "featurize_block", featurize_some)
+    assert in_process(source, output) == 130
+    assert len(made) == 5
+    # A block whose file was damaged meanwhile is made again, and no other.
+    (damaged, *_) = sorted((output / "work" / "blocks").glob("*.tar"))
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    made.remove(damaged.stem)
+    first = set(made)
+    made.clear()
+    monkeypatch.setattr(
+        work, "featurize_block", lambda *a: (made.append(a[2]), featurize_block(*a))[1]
+    )
+    assert in_process(source, output) == 0
+    assert not first & set(made)
+    assert len(first) + len(made) == 8
     assert contents(output) == contents(tmp_path / "whole")
 
 
@@ -321,7 +352,8 @@ def test_full_content_through_ray(undisturbed: tuple[Path, Path]) -> None:
     assert block.descriptor_valid["rdkit_2d"].all()
     assert block.descriptor_valid["atom_pair_3d"].mean() > 0.95
     assert np.array_equal(block.num_coordinates > 0, block.descriptor_valid["atom_pair_3d"])
-    assert len(manifest.shards) >= 2
+    assert len(manifest.shards[0].blocks) == 8
+    assert "<svg" in (undisturbed[1] / "card.html").read_text()
 
 
 def test_the_command_on_a_finished_folder_changes_nothing(
@@ -343,14 +375,14 @@ def test_killed_actor_and_killed_driver_leave_the_same_bytes(
 ) -> None:
     source, expected = undisturbed
     output = tmp_path / "out"
-    records = output / "work" / "shards"
+    records = output / "work" / "blocks"
     arguments = command(source, output, "num_actors=1")
     driver = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    wait_for(lambda: (records / "000000.json").exists(), driver)
+    wait_for(lambda: (records / "000000-000.json").exists(), driver)
     actors = [pid for pid, name in descendants(driver.pid) if name.startswith("ray::Worker")]
     assert len(actors) == 1
     os.kill(actors[0], signal.SIGKILL)
-    wait_for(lambda: (records / "000001.json").exists(), driver)
+    wait_for(lambda: (records / "000000-001.json").exists(), driver)
     family = descendants(driver.pid)
     # Ray listens on this machine alone. Its two agents notice only after a minute that it is gone.
     assert {word for _, name in family for word in name.split() if "node-ip-address=" in word} == {
@@ -360,11 +392,8 @@ def test_killed_actor_and_killed_driver_leave_the_same_bytes(
     driver.kill()
     driver.wait()
     assert not (output / "manifest.json").exists()
-    finished = {path: path.stat().st_mtime_ns for path in output.glob("*.tar")}
-    assert finished
     wait_for(lambda: not any(is_alive(pid) for pid, _ in family))
 
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert contents(output) == contents(expected)
-    assert {path: path.stat().st_mtime_ns for path in finished} == finished  # not made again

@@ -5,11 +5,7 @@ of the package smipoly. The result is made where it is used and never shipped; e
 says under which terms the two sources come.
 """
 
-import csv
-import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +13,11 @@ from typing import Any
 import numpy as np
 from rdkit import Chem, RDConfig
 from rdkit.Chem.rdChemReactions import ChemicalReaction, ReactionToSmarts
-from rich.console import Console
-from rich.progress import Progress
 
 from mips_dist.chem.psmiles import InvalidPolymer, canonicalize
-from mips_dist.config import guarded, run
-from mips_dist.errors import MipsError, UsageError
+from mips_dist.errors import MipsError
+from preprocess.corpus.table import polymer_table
+from preprocess.progress import progress
 
 # Larger units, up to 90 atoms, are rare (1.6 % of 3,000) and their conformers take the longest.
 MAX_HEAVY_ATOMS = 60
@@ -32,13 +27,13 @@ _CHUNK = 500
 
 
 @dataclass(kw_only=True, slots=True)
-class CorpusConfig:
+class EmbeddedConfig:
     """What ``embedded`` makes.
 
     Attributes
     ----------
     output
-        The csv to write, with the one column ``psmiles``; an existing file is replaced.
+        The csv or csv.gz to write, with the one column ``psmiles``; an existing file is replaced.
     num_polymers
         Number of distinct polymers.
     seed
@@ -210,14 +205,14 @@ def embedded_corpus(num_polymers: int, seed: int) -> list[str]:
         ) from error
 
     molecules = read_molecules()
-    with _progress("classifying molecules", len(molecules)) as advance:
+    with progress("classification", len(molecules), "molecules") as advance:
         classes = classify(monc, molecules, advance)
     monomers = {name: [Chem.MolFromSmiles(s) for s in members] for name, members in classes.items()}
     streams = [
         polymerise(rule, monomers, np.random.default_rng([seed, index]))
         for index, rule in enumerate(load_rules(polg))
     ]
-    with _progress("polymerising", num_polymers) as advance:
+    with progress("polymerisation", num_polymers, "polymers") as advance:
         polymers = take_in_turns(streams, num_polymers, advance)
     if len(polymers) < num_polymers:
         raise MipsError(
@@ -227,56 +222,9 @@ def embedded_corpus(num_polymers: int, seed: int) -> list[str]:
     return [polymers[i] for i in np.random.default_rng(seed).permutation(num_polymers)]
 
 
-def write_embedded(config: CorpusConfig) -> None:
+def write_embedded(config: EmbeddedConfig) -> None:
     """Write the embedded corpus as a csv; the file appears complete or not at all."""
-    output = Path(config.output)
-    if output.is_dir():
-        raise MipsError(f"output={output} is a folder; name a csv file")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    polymers = embedded_corpus(config.num_polymers, config.seed)
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["psmiles"])
-            writer.writerows([psmiles] for psmiles in polymers)
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
-    print(f"wrote {len(polymers)} distinct polymers to {output}")
-
-
-@contextmanager
-def _progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show progress on stderr: a bar on a terminal, else a line per quarter; yields ``advance``."""
-    console = Console(stderr=True)
-    done = 0
-    with Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=total)
-
-        def advance(step: int) -> None:
-            nonlocal done
-            quarters = 4 * done // total
-            done += step
-            bar.advance(task, step)
-            if not console.is_terminal and 4 * done // total > quarters:
-                print(f"{title}: {done} of {total}", file=sys.stderr, flush=True)
-
-        yield advance
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; ``embedded`` is the one source so far, larger corpora are csv files."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] == ["embedded"] or {"-h", "--help"} & set(arguments):
-        options = [argument for argument in arguments if argument != "embedded"]
-        return run(write_embedded, CorpusConfig, "corpus", options)
-
-    def refuse() -> None:
-        raise UsageError("usage: python -m preprocess.corpus embedded output=FILE.csv")
-
-    return guarded(refuse)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    with polymer_table(Path(config.output)) as add:
+        for psmiles in embedded_corpus(config.num_polymers, config.seed):
+            add(psmiles)
+    print(f"wrote {config.num_polymers} distinct polymers to {config.output}")

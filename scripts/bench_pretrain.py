@@ -1,0 +1,195 @@
+"""Speed of a whole pre-training step against the machine's own matrix products.
+
+One process for each precision, one thread, CPU time. Floor: the median rate of a 2048^3 product in
+the same process and precision. Work: three times the forward of the real tokens (once forward,
+twice backward); padding, softmax, norms and dropout are no work. Step: the one of training, with
+loader, masks, forward, backward, clipping and optimizer, dropout on. Polymers: the corpus of
+MIPS_DATA where it is set, else the glass transition table. On a GPU the same step is timed by the
+wall clock.
+
+    python scripts/bench_pretrain.py [--json FILE] [--preset base] [--steps 8] [--batch 128]
+"""
+
+import argparse
+import csv
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from bench_preprocess import corpus
+
+from mips_dist.config import compose
+from mips_dist.data.batch import PolymerBatch
+from mips_dist.model.mips import MipsConfig
+from mips_dist.model.spatial import DESCRIPTOR_WIDTHS
+from mips_dist.train import pretraining
+from mips_dist.train.pretrain_config import PretrainConfig
+from mips_dist.train.signals import StopSignal
+
+FLOOR_SIZE = 2048
+WARM_UP_STEPS = 2  # Adam makes its moments in the first one
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(kw_only=True)
+class Row:
+    """One line of the report; rates are medians over steps."""
+
+    preset: str
+    precision: str
+    device: str
+    polymers_per_cpu_s: float  # on a GPU: per second
+    fraction_of_floor: float
+    floor_gflop_per_s: float
+    gflop_per_polymer: float
+    data_wait_fraction: float
+    peak_memory_bytes: int
+
+
+def forward_flops(model: MipsConfig, batch: PolymerBatch) -> float:
+    """Return the floating-point operations of one forward pass over real tokens."""
+    assert batch.is_masked is not None
+    width, wide = model.hidden_dim, model.ffn_dim
+    num_atoms, num_polymers = len(batch.token_slot), batch.num_graphs
+    layer = num_atoms * 2 * (4 * width * width + 2 * width * wide)
+    layer += len(batch.cell_slot) * 4 * width  # q . k and the weighted sum of the values
+    total = float(model.num_layers * layer)
+    total += int(batch.is_masked.sum()) * 2 * width * (width + 101)
+    if model.descriptors:
+        total += num_atoms * 2 * width * (width // 4)
+    for name in model.descriptors:
+        total += num_polymers * 2 * DESCRIPTOR_WIDTHS[name] * (width + width // 4)
+        total += num_atoms * 2 * (width // 4 + width)
+    return total
+
+
+def floor_rate(dtype: torch.dtype, clock: Callable[[], float], device: torch.device) -> float:
+    """Return the median rate of a square product, in operations per second."""
+    a, b = (torch.randn(FLOOR_SIZE, FLOOR_SIZE, device=device).to(dtype) for _ in range(2))
+    a @ b
+    rates = []
+    for _ in range(7):
+        start = clock()
+        a @ b
+        rates.append(2 * FLOOR_SIZE**3 / (clock() - start))
+    return statistics.median(rates)
+
+
+def measure(shards: str, run_dir: str, preset: str, precision: str, steps: int, batch: int) -> Row:
+    """Take real training steps in this process."""
+    overrides = [f"model={preset}", f"precision={precision}", f"global_batch_size={batch}"]
+    overrides += [f"shards={shards}", f"run_dir={run_dir}", "num_threads=1", "num_steps=100"]
+    config = compose(PretrainConfig, "pretrain", overrides)
+    ranks = pretraining.engine.start(precision, 1, Path(run_dir) / ".build")
+    on_gpu = ranks.device.type == "cuda"
+
+    def clock() -> float:
+        if on_gpu:
+            torch.cuda.synchronize()
+            return time.perf_counter()
+        return time.process_time()
+
+    run = pretraining.prepare(config, ranks)
+    trainer, _ = pretraining.build_engine(run)
+    loader = pretraining.build_loader(run)
+    state = pretraining.TrainState()
+    seconds, waits, work, floors = [], [], [], []
+    with StopSignal() as stop:
+        for step in range(WARM_UP_STEPS + steps):
+            floors.append(floor_rate(DTYPES[precision], clock, ranks.device))
+            flops = 3 * sum(forward_flops(run.model, b) for b in loader.micro_batches(step))
+            start = clock()
+            report, _ = pretraining.train_step(run, trainer, loader, state, stop)
+            if step >= WARM_UP_STEPS:
+                seconds.append(clock() - start)
+                waits.append(report.data_wait / report.seconds)
+                work.append(flops)
+    floor = statistics.median(floors)
+    memory = (
+        torch.cuda.max_memory_allocated()
+        if on_gpu
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
+    return Row(
+        preset=preset,
+        precision=precision,
+        device=torch.cuda.get_device_name() if on_gpu else "cpu",
+        polymers_per_cpu_s=batch / statistics.median(seconds),
+        fraction_of_floor=statistics.median(w / s for w, s in zip(work, seconds, strict=True))
+        / floor,
+        floor_gflop_per_s=floor / 1e9,
+        gflop_per_polymer=statistics.mean(work) / batch / 1e9,
+        data_wait_fraction=statistics.median(waits),
+        peak_memory_bytes=memory,
+    )
+
+
+def main() -> int:
+    """Make shards, measure each precision in a process of its own, print and write the rows."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    parser.add_argument("--preset", default="base")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=128, help="polymers of a step")
+    parser.add_argument("--polymers", type=int, default=1024, help="polymers of the data set")
+    parser.add_argument("--shards", default="", help="use these shards instead of making some")
+    parser.add_argument("--measure", nargs=2, metavar=("PRECISION", "FILE"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.measure:
+            precision, file = arguments.measure
+            row = measure(
+                arguments.shards,
+                folder,
+                arguments.preset,
+                precision,
+                arguments.steps,
+                arguments.batch,
+            )
+            Path(file).write_text(json.dumps(asdict(row)), encoding="utf-8")
+            return 0
+        shards = arguments.shards or make_shards(Path(folder), arguments.polymers)
+        rows = []
+        for precision in ("fp32", "bf16"):
+            file = Path(folder) / f"{precision}.json"
+            command = [sys.executable, __file__, "--measure", precision, str(file)]
+            command += ["--preset", arguments.preset, "--steps", str(arguments.steps)]
+            command += ["--batch", str(arguments.batch), "--shards", shards]
+            subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            rows.append(json.loads(file.read_text(encoding="utf-8")))
+    for row in rows:
+        print(
+            f"{row['preset']} {row['precision']} {row['device']}: "
+            f"{row['polymers_per_cpu_s']:.1f} polymers/s, {row['fraction_of_floor']:.0%} of "
+            f"{row['floor_gflop_per_s']:.0f} GFLOP/s, data wait {row['data_wait_fraction']:.1%}, "
+            f"peak memory {row['peak_memory_bytes'] / 2**20:.0f} MiB"
+        )
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def make_shards(folder: Path, num_polymers: int) -> str:
+    """Preprocess polymers with everything that the model reads."""
+    source = folder / "polymers.csv"
+    with source.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["psmiles"])
+        writer.writerows([text] for text in corpus(num_polymers))
+    output = str(folder / "shards")
+    command = [sys.executable, "-m", "preprocess", f"input={source}", f"output={output}"]
+    subprocess.run(command, check=True)
+    return output
+
+
+if __name__ == "__main__":
+    sys.exit(main())
