@@ -33,6 +33,7 @@ from preprocess.output import VERDICTS_NAME, OutputFolder
 from preprocess.pool import Task, WorkerPool
 from preprocess.preflight import look_ahead
 from preprocess.progress import progress
+from preprocess.remote import shown
 from preprocess.rows import InputFile, inspect
 from preprocess.run_log import RunLog
 from preprocess.verdicts import VerdictFiles, digest_of
@@ -191,6 +192,7 @@ def command_line(config: PreprocessConfig) -> str:
     """Return the command that makes a data set, as one types it."""
     default = PreprocessConfig()
     given = {f.name: getattr(config, f.name) for f in fields(config)}
+    given["input"] = shown(config.input)  # a token in a URL is nobody else's business
     words = [f"{key}={value}" for key, value in given.items() if value != getattr(default, key)]
     return shlex.join(["python", "-m", "preprocess", *words])
 
