@@ -129,7 +129,7 @@ def preprocess(config: PreprocessConfig) -> None:
     if folder.is_finished():
         print(f"{folder.path} is finished already; nothing to do")
         return
-    preflight = look_ahead(source, config.content, folder.path)
+    preflight = look_ahead(source, config.content, folder.path, config.num_conformers)
     # How many a cluster has room for is known once Ray has found it.
     num_actors = config.num_actors
     if num_actors is None and not os.environ.get("RAY_ADDRESS"):
