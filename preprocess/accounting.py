@@ -11,7 +11,7 @@ from typing import Any
 from mips_dist.data.files import file_sha256, replacing
 from mips_dist.data.shards import Manifest, ShardRecord
 from preprocess.merge import FirstRows
-from preprocess.output import MERGED_NAME, REJECTS_NAME
+from preprocess.output import MERGED_NAME, REJECTS_NAME, VERDICTS_NAME
 from preprocess.verdicts import VerdictFiles
 
 
@@ -74,7 +74,11 @@ def account(
         rejected_by_reason=dict(sorted(by_reason.items())),
         stereo_dropped=counts["stereo_dropped"],
         conformer_status=dict(sorted(status.items())),
-        tables={name: file_sha256(path / name) for name in (REJECTS_NAME, MERGED_NAME)},
+        tables={
+            name: file_sha256(path / name)
+            for name in (REJECTS_NAME, MERGED_NAME, VERDICTS_NAME)
+            if (path / name).is_file()
+        },
         shards=shards,
     )
 

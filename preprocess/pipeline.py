@@ -180,11 +180,16 @@ def manifest_header(config: PreprocessConfig, source: InputFile) -> dict[str, An
         "descriptors": [{key: getattr(group, key) for key in keys} for group in groups],
         "config": {"column": source.column},
         "input": {"name": source.name, "sha256": source.sha256},
-        "software": {
-            "rdkit": version("rdkit"),
-            "numpy": version("numpy"),
-            "zlib": zlib.ZLIB_RUNTIME_VERSION,
-        },
+        "software": software_versions(),
+    }
+
+
+def software_versions() -> dict[str, str]:
+    """Return the versions of the libraries that shape the bytes of shards."""
+    return {
+        "rdkit": version("rdkit"),
+        "numpy": version("numpy"),
+        "zlib": zlib.ZLIB_RUNTIME_VERSION,
     }
 
 

@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mips_dist.data.block import PolymerBlock, concatenate
 from mips_dist.data.index import SampleIndex, index_blocks, join_indices
@@ -82,7 +82,7 @@ class Manifest:
 
     schema_version: int
     feature_schema: int
-    content: str  # full or topology
+    content: Literal["full", "topology"]
     max_hops: int
     seed: int
     num_conformers: int = 1
@@ -98,7 +98,7 @@ class Manifest:
     rejected_by_reason: dict[str, int]
     stereo_dropped: int  # accepted rows whose stereo marks were dropped
     conformer_status: dict[str, int]
-    tables: dict[str, str]  # rejects.csv and merged.csv -> sha256
+    tables: dict[str, str]  # rejects.csv, merged.csv, verdicts.json if it is there -> sha256
     shards: list[ShardRecord]
 
     def __post_init__(self) -> None:
@@ -152,9 +152,7 @@ def encode_piece(key: str, block: PolymerBlock) -> tuple[bytes, BlockRecord]:
     piece = bytearray()
     members = {}
     for suffix, data in encode_block(block).items():
-        member = tarfile.TarInfo(f"{key}.{suffix}")  # owner 0, time 0, mode 644
-        member.size = len(data)
-        piece += member.tobuf(tarfile.USTAR_FORMAT)
+        piece += tar_header(f"{key}.{suffix}", len(data))
         members[suffix] = [len(piece), len(data)]
         piece += data + bytes(-len(data) % tarfile.BLOCKSIZE)
     return bytes(piece), BlockRecord(
@@ -164,6 +162,13 @@ def encode_piece(key: str, block: PolymerBlock) -> tuple[bytes, BlockRecord]:
         num_pairs=len(block.pair_hops),
         members=members,
     )
+
+
+def tar_header(name: str, size: int) -> bytes:
+    """Return the header of a plain file in a tar file: owner 0, time 0, mode 644."""
+    member = tarfile.TarInfo(name)
+    member.size = size
+    return member.tobuf(tarfile.USTAR_FORMAT)
 
 
 def join_shard(
