@@ -33,6 +33,7 @@ from preprocess.output import VERDICTS_NAME, OutputFolder
 from preprocess.pool import Task, WorkerPool
 from preprocess.preflight import look_ahead
 from preprocess.progress import progress
+from preprocess.remote import shown
 from preprocess.rows import InputFile, inspect
 from preprocess.run_log import RunLog
 from preprocess.verdicts import VerdictFiles, digest_of
@@ -128,7 +129,7 @@ def preprocess(config: PreprocessConfig) -> None:
     if folder.is_finished():
         print(f"{folder.path} is finished already; nothing to do")
         return
-    preflight = look_ahead(source, config.content, folder.path)
+    preflight = look_ahead(source, config.content, folder.path, config.num_conformers)
     # How many a cluster has room for is known once Ray has found it.
     num_actors = config.num_actors
     if num_actors is None and not os.environ.get("RAY_ADDRESS"):
@@ -196,6 +197,7 @@ def command_line(config: PreprocessConfig) -> str:
     """Return the command that makes a data set, as one types it."""
     default = PreprocessConfig()
     given = {f.name: getattr(config, f.name) for f in fields(config)}
+    given["input"] = shown(config.input)  # a token in a URL is nobody else's business
     words = [f"{key}={value}" for key, value in given.items() if value != getattr(default, key)]
     return shlex.join(["python", "-m", "preprocess", *words])
 

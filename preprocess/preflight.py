@@ -15,8 +15,9 @@ from preprocess.rows import InputFile
 
 # Bytes of shards per character of P-SMILES, and CPU time as a multiple of bare RDKit parsing, both
 # as `scripts/bench_scale.py` prints them: 20,000 (full: 400) polymers of the corpus, 2026-11-22.
-_SHARD_BYTES_PER_CHARACTER = {"topology": 7.7, "full": 31.0}
-_TIMES_PARSING = {"topology": 9.0, "full": 215.0}
+_SHARD_BYTES_PER_CHARACTER = {"topology": 6.3, "full": 26.0}
+_TIMES_PARSING = {"topology": 7.0, "full": 45.0}
+_TIMES_PARSING_PER_CONFORMER = 150.0  # of content=full
 # The work folder holds each spelling once, with its hash, and 48 bytes a row while merging.
 _WORK_BYTES_PER_ROW = 95
 _DEFAULT_CHARACTERS = 57.0  # mean of the corpus
@@ -66,7 +67,7 @@ class Preflight:
         )
 
 
-def look_ahead(source: InputFile, content: str, output: Path) -> Preflight:
+def look_ahead(source: InputFile, content: str, output: Path, num_conformers: int = 1) -> Preflight:
     """Estimate what a run takes; what an interrupted run has left counts as done.
 
     Parameters
@@ -77,6 +78,8 @@ def look_ahead(source: InputFile, content: str, output: Path) -> Preflight:
         ``full`` or ``topology``.
     output
         Output folder; need not exist.
+    num_conformers
+        Conformers of a polymer, for content=full.
 
     Raises
     ------
@@ -99,7 +102,10 @@ def look_ahead(source: InputFile, content: str, output: Path) -> Preflight:
             f"temporary files {gigabytes(work)}) and its disk has {gigabytes(free)} free; free "
             "some space, or give an output folder on another disk"
         )
-    cpu_seconds = source.num_rows * parse_seconds * _TIMES_PARSING[content]
+    times_parsing = _TIMES_PARSING[content]
+    if content == "full":
+        times_parsing += _TIMES_PARSING_PER_CONFORMER * num_conformers
+    cpu_seconds = source.num_rows * parse_seconds * times_parsing
     return Preflight(
         parse_seconds=parse_seconds,
         cpu_seconds=cpu_seconds * missing / (shards + work),

@@ -144,7 +144,7 @@ def test_a_cut_transfer_is_one_line_and_the_next_run_goes_on(
     output = tmp_path / "out"
     with http_server(folder) as server:
         server.has_ranges = has_ranges
-        url = f"{server.url}/{name}"
+        url = f"{server.url}/{name}?secret"
         size = (folder / name).stat().st_size
         for limits in ([size // 2], [size, size // 2]):  # the first reading, the second
             server.limits = [*limits]
@@ -156,6 +156,7 @@ def test_a_cut_transfer_is_one_line_and_the_next_run_goes_on(
             assert not any("Traceback" in line for line in lines)
         assert in_process(url, output) == 0
     assert contents(output) == contents(tmp_path / "local")
+    assert not any(b"secret" in path.read_bytes() for path in output.iterdir())
 
 
 @pytest.mark.usefixtures("s3")
