@@ -11,11 +11,12 @@
   into 0; infinite values are clipped to the fitted range by both.) It happens to partial
   charges near atoms without parameters.
 - *Constants*, over thousands of polymers: Ipc, SMR_VSA8, SlogP_VSA9, VSA_EState1, 3, 4 and 6,
-  fr_benzodiazepine, fr_dihydropyridine, fr_isothiocyan, fr_lactam, fr_nitroso and fr_prisulfonamd;
+  fr_benzodiazepine, fr_dihydropyridine, fr_isothiocyan, fr_lactam and fr_prisulfonamd;
   one value in more than 99.9 % of them: fr_HOCCN, fr_azide, fr_barbitur, fr_diazo, fr_guanido,
-  fr_oxime, fr_tetrazole and fr_thiocyan.
-- *Duplicates*: MaxAbsEStateIndex and MaxEStateIndex, fr_Ar_NH and fr_Nhpyrrole, fr_azide and
-  fr_diazo, fr_nitro and fr_nitro_arom; ExactMolWt and MolWt correlate to more than 0.9999.
+  fr_nitroso, fr_oxime, fr_tetrazole and fr_thiocyan.
+- *Duplicates*: fr_Ar_NH and fr_Nhpyrrole, fr_azide and fr_diazo, fr_nitro and fr_nitro_arom,
+  fr_phenol and fr_phenol_noOrthoHbond; MaxAbsEStateIndex and MaxEStateIndex, and ExactMolWt and
+  MolWt, correlate to more than 0.9999.
 
 ``atom_pair_3d``: 512 bits, hashed pairs of heavy atoms at their distance in space (RDKit's atom
 pairs of 1 to 30 angstrom, without chirality, counts simulated by 4 bits), on the conformer. Of

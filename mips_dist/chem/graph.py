@@ -81,6 +81,8 @@ def build_graph(canonical: str, max_hops: int = 2) -> PolymerGraph:
 def build_graphs(canonicals: list[str], max_hops: int = 2) -> list[PolymerGraph]:
     """Build graphs from canonical P-SMILES; a polymer's graph does not depend on its neighbours.
 
+    Arrays of a graph are stretches of arrays of the whole list: one kept graph keeps them all.
+
     Parameters
     ----------
     canonicals

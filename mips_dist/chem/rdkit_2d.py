@@ -260,7 +260,8 @@ def _ipc(mol: Chem.Mol, atoms: _Atoms) -> float:
     """
     if len(atoms) * math.log10(1 + atoms.degree.max()) < 190:
         return 0.0
-    return float(GraphDescriptors.Ipc(mol))
+    with np.errstate(over="ignore", invalid="ignore"):  # NaN from about 900 atoms on
+        return float(GraphDescriptors.Ipc(mol))
 
 
 def _bertz(atoms: _Atoms, distance: np.ndarray) -> float:

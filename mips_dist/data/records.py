@@ -25,6 +25,7 @@ DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
 
 MAX_LINE = 1 << 20  # characters; a row with a longer line is refused as too long
 _MAX_QUOTED_LINES = 100  # lines that one quoted cell may span
+_MAX_QUOTED = 4 * MAX_LINE  # characters of them, so that a few such lines do not fill the memory
 _MAX_CELL = (1 << 31) - 1  # characters; the lines bound a cell already
 
 
@@ -132,10 +133,15 @@ def read_lines(stream: IO[bytes], name: str, *, is_cut: bool = False) -> Iterato
 
 def _cut_lines(text: io.TextIOWrapper) -> Iterator[str]:
     limit = MAX_LINE + 1
-    while line := text.readline(limit):
-        rest, num_quotes = line, 0
+    following = ""
+    while line := following or text.readline(limit):
+        rest, num_quotes, following = line, 0, ""
         while len(rest) == limit and not rest.endswith("\n"):
+            has_ended = rest.endswith("\r")
             rest = text.readline(limit)
+            if has_ended and rest != "\n":
+                following = rest  # a carriage return alone ended the line just where it is cut
+                break
             num_quotes += rest.count('"')
         if num_quotes % 2:
             # Quotes stay paired as they were: the lost part closed a cell, or opened one.
@@ -152,15 +158,22 @@ def parse(lines: Iterable[str]) -> Iterator[Record]:
         group = [line]
         # An odd number of quotes: the cell goes on in the next line.
         is_open = line.count('"') % 2 == 1
-        while is_open and len(group) <= _MAX_QUOTED_LINES:
+        size = _bounded(line) if is_open else 0
+        while is_open and len(group) <= _MAX_QUOTED_LINES and size <= _MAX_QUOTED:
             following = waiting.pop(0) if waiting else next(source, None)
             if following is None:
                 break
             group.append(following)
+            size += _bounded(following)
             is_open = following.count('"') % 2 == 0
         if is_open or not _is_well_formed(group):
             group, waiting = [line.rstrip("\r\n")], group[1:] + waiting
         yield from _parse_group(group)
+
+
+def _bounded(line: str) -> int:
+    """Return the length of a line, the same whether it was cut or not."""
+    return min(len(line), MAX_LINE)
 
 
 def _is_well_formed(group: list[str]) -> bool:

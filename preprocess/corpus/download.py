@@ -135,7 +135,13 @@ def download(
         except BlockingIOError as error:
             raise MipsError(f"another command is fetching {path}; wait for it") from error
         state = path.with_name(path.name + ".partial.json")
-        _transfer(url, path, stream, state, patience)
+        try:
+            _transfer(url, path, stream, state, patience)
+        except MipsError:
+            if not stream.tell():
+                partial.unlink()
+                state.unlink(missing_ok=True)
+            raise
         try:
             sha256 = _verify(partial, path, url, check)
         except MipsError:

@@ -4,8 +4,9 @@ New polymers from known ones: two segments of seeds joined at backbone bonds wit
 environments (`preprocess.corpus.pieces`). Their sizes follow those of the seeds, as long as there
 are new polymers of a size: the smallest sizes run out first.
 
-Rows go to the file as they are found. Memory holds the segments of the seeds (20 bytes each, about
-200 per seed) and a 64-bit hash of each polymer written.
+Rows go to the file as they are found. Memory holds the segments of the seeds (72 bytes each, some
+200 per seed) and 64-bit hashes of the polymers written and of the joins tried, two to three per
+polymer; nothing else grows.
 """
 
 import hashlib
@@ -25,11 +26,11 @@ from preprocess.corpus.table import polymer_table
 from preprocess.progress import progress
 
 # Sizes that are looked for at a time. Fewer cost time; more let common sizes come first.
-_BATCH = 256
-# Draws for one size before another is drawn, most of which find no second segment and cost little.
-# A join that gives nothing new costs time: sizes that have run out get few of them.
-_MAX_DRAWS = 256
-_COST_OF_A_JOIN = 32
+_BATCH = 64
+# Draws for one size before another is drawn; most find no second segment and cost little. A join
+# counts for several draws: sizes that have run out must not take all the time.
+_MAX_DRAWS = 1024
+_COST_OF_A_JOIN = 16
 # Joins in a row that give nothing new: the seeds have no more to give, or less than one in so many.
 _MAX_OLD = 10_000
 
@@ -285,8 +286,12 @@ def new_polymers(seeds: list[str], known: set[int], seed: int) -> Iterator[str]:
         for place in np.flatnonzero(second >= 0).tolist():
             old += 1
             draws[place] += _COST_OF_A_JOIN
+            text = segments.write(int(first[place]), int(second[place]))
+            if (key := hash_of(text)) in known:
+                continue  # joined before, and canonical spelling is what costs time
+            known.add(key)
             try:
-                polymer = canonicalize(segments.write(int(first[place]), int(second[place])))
+                polymer = canonicalize(text)
             except InvalidPolymer:
                 continue
             if (key := hash_of(polymer)) not in known:

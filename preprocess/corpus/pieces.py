@@ -93,7 +93,7 @@ def cut_seeds(canonicals: Iterable[str]) -> Pieces:
         if unit.order != 1:
             continue
         cuts = [(cut.left, cut.right) for cut in allowed_cuts(unit)]
-        around = _environments(unit)
+        around = _environments(unit, {atom for cut in cuts for atom in cut})
         ring = []
         for text, size in _write_pieces(unit, cuts):
             if text not in index_of:
@@ -118,8 +118,8 @@ def cut_seeds(canonicals: Iterable[str]) -> Pieces:
     return Pieces(list(index_of), np.array(sizes), rings, bonds, can_link, np.array(seed_sizes))
 
 
-def _environments(unit: RepeatUnit) -> list[Environment]:
-    """Describe each atom of a unit with its neighbours in the infinite chain.
+def _environments(unit: RepeatUnit, atoms: set[int]) -> dict[int, Environment]:
+    """Describe atoms of a unit with their neighbours in the infinite chain.
 
     Element, charge, hydrogens, hybridization, aromaticity, ring membership; the same of every
     neighbour but for its hydrogens and ring, with the order of the bond. Read from the middle one
@@ -128,13 +128,13 @@ def _environments(unit: RepeatUnit) -> list[Environment]:
     num_atoms = unit.mol.GetNumAtoms()
     oligomer = repeat(unit, 3)
     Chem.SanitizeMol(oligomer)
-    environments: list[Environment] = []
-    for index in range(num_atoms, 2 * num_atoms):
-        atom = oligomer.GetAtomWithIdx(index)
+    environments: dict[int, Environment] = {}
+    for index in sorted(atoms):
+        atom = oligomer.GetAtomWithIdx(num_atoms + index)
         neighbours = sorted(
             (*_state(bond.GetOtherAtom(atom)), str(bond.GetBondType())) for bond in atom.GetBonds()
         )
-        environments.append((_state(atom), atom.GetTotalNumHs(), atom.IsInRing(), *neighbours))
+        environments[index] = (_state(atom), atom.GetTotalNumHs(), atom.IsInRing(), *neighbours)
     return environments
 
 

@@ -1,8 +1,12 @@
 """Descriptors: equal to descriptastorus, independent of batch mates, the same in every process."""
 
+import csv
+import gzip
 import hashlib
+import itertools
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -226,6 +230,37 @@ def test_one_atom_has_no_pairs() -> None:
     for psmiles in ("*C*", "*=C=*"):
         mol = Chem.MolFromSmiles(psmiles)
         assert not atom_pair_3d(mol, conformer_of(mol)).any()
+
+
+@pytest.mark.needs_data
+def test_constants_and_duplicates_are_those_named(data_dir: Path) -> None:
+    """The lists of the module's documentation, over polymers of the corpus."""
+    from descriptastorus.descriptors.rdDescriptors import RDKIT_PROPS
+
+    names = RDKIT_PROPS["1.0.0"]
+    with gzip.open(data_dir / "corpus" / "pl1m_like.csv.gz", "rt", newline="") as file:
+        rows = itertools.islice(csv.DictReader(file), 0, 60_000, 120)
+        mols = [Chem.MolFromSmiles(row["psmiles"]) for row in rows]
+    normalised = rdkit_2d(mols)
+    constant = {n for n, values in zip(names, normalised.T, strict=True) if np.ptp(values) == 0}
+    assert constant >= {
+        "Ipc", "SMR_VSA8", "SlogP_VSA9",
+        "VSA_EState1", "VSA_EState3", "VSA_EState4", "VSA_EState6",
+        "fr_benzodiazepine", "fr_dihydropyridine", "fr_isothiocyan", "fr_lactam", "fr_prisulfonamd",
+    }  # fmt: skip
+    assert len(constant) < 30
+    raw = [raw_rdkit_2d(cap_with_methyl(mol)) for mol in mols]
+    for one, other in (
+        ("fr_Ar_NH", "fr_Nhpyrrole"),
+        ("fr_azide", "fr_diazo"),
+        ("fr_nitro", "fr_nitro_arom"),
+        ("fr_phenol", "fr_phenol_noOrthoHbond"),
+    ):
+        differing = sum(values[one] != values[other] for values in raw)
+        assert differing <= 1, (one, other, differing)
+    for one, other in (("MaxAbsEStateIndex", "MaxEStateIndex"), ("ExactMolWt", "MolWt")):
+        pairs = np.array([(values[one], values[other]) for values in raw])
+        assert np.corrcoef(pairs.T)[0, 1] > 0.9999
 
 
 def test_groups_name_their_caps() -> None:

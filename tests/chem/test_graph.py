@@ -126,6 +126,41 @@ def test_backbone_is_atoms_and_rings(polymer, backbone):
     assert build_graph(canonicalize(polymer)).is_backbone.sum() == backbone
 
 
+def simple_path_atoms(graph: PolymerGraph) -> set[int]:
+    """Atoms of all paths between the boundary atoms that meet no atom twice: brute force."""
+    *bonds, (right, left) = graph.edge_index.T.tolist()
+    neighbours: dict[int, list[int]] = {}
+    for a, b in bonds:
+        neighbours.setdefault(a, []).append(b)
+        neighbours.setdefault(b, []).append(a)
+    found = set()
+    paths = [[left]]
+    while paths:
+        path = paths.pop()
+        if path[-1] == right:
+            found.update(path)
+            continue
+        paths += [[*path, atom] for atom in neighbours.get(path[-1], []) if atom not in path]
+    return found
+
+
+@pytest.mark.parametrize(
+    "polymer",
+    [
+        *POLYMERS,
+        # blocks whose outer rings share no bond with any shortest path
+        "*c1ccc2c(c1)c1ccc3ccccc3c1cc2*",
+        "*C1CC2CC3CC1CC(C3)C2*",
+        "*CC12CC3CC(CC(C3)C1)C2*",
+        "*C1CC2(CC1)CC1CCC2C1*",
+        "*c1ccc2cc3ccccc3cc2c1CC(*)C1CC2CCC1C2",
+    ],
+)
+def test_backbone_is_every_way_along_the_chain(polymer):
+    graph = build_graph(canonicalize(polymer))
+    assert set(np.flatnonzero(graph.is_backbone).tolist()) == simple_path_atoms(graph)
+
+
 def test_link_is_the_only_shifted_bond():
     for polymer in POLYMERS:
         graph = build_graph(canonicalize(polymer))

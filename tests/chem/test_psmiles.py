@@ -6,13 +6,16 @@ from itertools import islice
 
 import numpy as np
 import pytest
+from rdkit import Chem
 
 from mips_dist.chem.psmiles import (
     MAX_ATOMS,
     MAX_CHARACTERS,
     InvalidPolymer,
+    _clean,
     canonicalize,
     has_stereo_marks,
+    parse,
     random_spelling,
 )
 from tests.polymers import CORNER_CASES, POLYMERS
@@ -69,6 +72,34 @@ def test_rejections_are_named(text, code):
 
 def test_ring_closure_across_a_dot_is_one_molecule():
     assert canonicalize("*C1.C1*") == canonicalize("*CC*")
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("*C([H])([H])*", "*C*"),
+        ("[H]C(*)([H])[2H]*", None),
+        ("*OC([#1])([H])*", "*CO*"),
+        ("*N([H])C(*)=O", "*NC(*)=O"),
+        ("*c1cc(*)n([H])c1", "*c1c[nH]c(*)c1"),
+        ("*[H]*", None),
+    ],
+)
+def test_hydrogens_written_as_atoms_belong_to_their_neighbours(text, canonical):
+    if canonical is None:
+        with pytest.raises(InvalidPolymer):
+            canonicalize(text)
+    else:
+        assert canonicalize(text) == canonicalize(canonical)
+
+
+@pytest.mark.needs_data
+def test_reading_equals_a_full_parse(benchmark_texts):
+    for text in benchmark_texts:
+        mol, clean = parse(text).mol, _clean(text)
+        full = Chem.MolFromSmiles(clean)
+        assert Chem.MolToSmiles(mol) == Chem.MolToSmiles(full), text
+        assert mol.GetRingInfo().AtomRings() == full.GetRingInfo().AtomRings(), text
 
 
 def test_stereo_marks_are_seen():

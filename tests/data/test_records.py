@@ -86,9 +86,10 @@ def test_the_end_of_a_file_is_no_row(tmp_path: Path, end: bytes) -> None:
     assert [record.values for record in records] == [["*CC*"]]
 
 
+@pytest.mark.parametrize("end", [b"\r\n", b"\n", b"\r"])
 @pytest.mark.parametrize("excess", [-1, 0, 1, 2])
-def test_a_cut_line_is_as_long_as_a_whole_one(excess: int) -> None:
-    data = b"x" * (MAX_LINE + excess) + b"\r\ny\r\n"
+def test_a_cut_line_is_as_long_as_a_whole_one(excess: int, end: bytes) -> None:
+    data = b"x" * (MAX_LINE + excess) + end + b"y" + end
     for is_cut in (False, True):
         records = list(parse(read_lines(io.BytesIO(data), "a.csv", is_cut=is_cut)))
         assert [record.is_long for record in records] == [excess > 0, False]

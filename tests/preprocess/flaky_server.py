@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+STALL = 99  # a fault: send `STALL_BYTES` and then nothing more
+STALL_BYTES = 70_000
+
 
 @dataclass
 class Site:
@@ -17,7 +20,7 @@ class Site:
         Path -> contents.
     fault
         Called with the path and the number of requests before; returns a status to answer with, or
-        the number of body bytes after which to cut the connection (negative), or None.
+        the number of body bytes after which to cut the connection (negative), or `STALL`, or None.
     requests
         (path, Range header) of every request so far.
     """
@@ -38,6 +41,8 @@ class Site:
 def serve(site: Site) -> Iterator[Site]:
     """Serve a site on a free port of this machine; its address is put into ``site.url``."""
 
+    stopped = threading.Event()
+
     class Handler(http.server.BaseHTTPRequestHandler):
         def log_message(self, *arguments: object) -> None:
             pass
@@ -46,7 +51,7 @@ def serve(site: Site) -> Iterator[Site]:
             fault = site.fault(self.path, len(site.requests))
             wanted = self.headers.get("Range", "")
             site.requests.append((self.path, wanted))
-            if fault is not None and fault >= 100:
+            if fault is not None and fault > STALL:
                 self.send_error(fault)
                 return
             if self.path in site.redirects:
@@ -75,7 +80,11 @@ def serve(site: Site) -> Iterator[Site]:
             if site.names_length:
                 self.send_header("Content-Length", str(len(body) - start + site.extra_length))
             self.end_headers()
-            self.wfile.write(body[start:][: -fault if fault is not None else None])
+            if fault == STALL:
+                self.wfile.write(body[start:][:STALL_BYTES])
+                stopped.wait(60)
+            else:
+                self.wfile.write(body[start:][: -fault if fault is not None else None])
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
@@ -84,6 +93,7 @@ def serve(site: Site) -> Iterator[Site]:
     try:
         yield site
     finally:
+        stopped.set()
         server.shutdown()
         server.server_close()
         thread.join()

@@ -15,7 +15,7 @@ from mips_dist.config import compose, configs_dir
 from mips_dist.data.properties import BENCHMARK, read_labelled_sets, read_property
 from preprocess.corpus.__main__ import main
 from preprocess.corpus.fetch import FetchConfig
-from tests.preprocess.flaky_server import Site, serve
+from tests.preprocess.flaky_server import STALL, STALL_BYTES, Site, serve
 
 ROOT = Path(__file__).parents[2]
 BODY = b"SMILES,SA_score\n" + b"".join(
@@ -184,6 +184,18 @@ def test_refusals_are_one_line_and_only_passing_ones_retried(
     assert_whole(tmp_path)
 
 
+def test_a_server_that_falls_silent_is_left(site, fetch, tmp_path, capsys):
+    site.fault = lambda path, count: STALL if count < 2 else None
+    assert fetch("timeout_seconds=0.3") == 0
+    assert_whole(tmp_path)
+    assert [wanted for _, wanted in site.requests] == [
+        "",
+        f"bytes={STALL_BYTES}-",
+        f"bytes={2 * STALL_BYTES}-",
+    ]
+    assert "timed out" in capsys.readouterr().err
+
+
 def test_redirects_are_followed_and_keep_the_range(site, fetch, tmp_path):
     site.redirects = {"/old": f"{site.url}/pi1m.csv"}
     site.fault = lambda path, count: -100_000 if path == "/pi1m.csv" and count == 1 else None
@@ -229,6 +241,7 @@ def test_offline_names_the_address_and_the_way_by_hand(site, fetch, tmp_path, ca
     error = one_line_error(capsys)
     assert "http://127.0.0.1:9/pi1m.csv could not be fetched: no connection" in error
     assert f"put it at {tmp_path}/x.csv and run the same command" in error
+    assert names(tmp_path) == set()
     (tmp_path / "x.csv").write_bytes(BODY)
     assert fetch("url=http://127.0.0.1:9/pi1m.csv") == 0
     assert hashlib.sha256(BODY).hexdigest() in (tmp_path / "x.csv.sha256").read_text()

@@ -180,9 +180,10 @@ def test_wrong_commands_are_one_line(arguments, code, message, tmp_path, capsys,
 
 @pytest.mark.needs_data
 def test_sizes_follow_those_of_the_eight_sets(data_dir):
-    seeds = read_seeds(sorted((data_dir / "benchmark").glob("*.csv")))[0]
-    polymers = itertools.islice(new_polymers(seeds, set(map(hash_of, seeds)), 0), 2000)
-    wanted = np.sort(cut_seeds(seeds).seed_sizes)
+    # Every third of their polymers, for speed.
+    seeds = read_seeds(sorted((data_dir / "benchmark").glob("*.csv")))[0][::3]
+    polymers = itertools.islice(new_polymers(seeds, set(map(hash_of, seeds)), 0), 1500)
+    wanted = np.sort([num_heavy(psmiles) for psmiles in seeds])
     found = np.sort([num_heavy(psmiles) for psmiles in polymers])
     sizes = np.union1d(wanted, found)
     # Kolmogorov-Smirnov distance of the two distributions.
@@ -190,4 +191,4 @@ def test_sizes_follow_those_of_the_eight_sets(data_dir):
         np.searchsorted(wanted, sizes, side="right") / len(wanted)
         - np.searchsorted(found, sizes, side="right") / len(found)
     ).max()
-    assert distance < 0.08
+    assert distance < 0.08, distance

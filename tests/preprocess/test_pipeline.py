@@ -6,8 +6,7 @@ import random
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from mips_dist.config import run
 from mips_dist.data.shards import load, read_manifest
 from preprocess import pipeline, work
 from preprocess.pool import Share, Task
+from tests.preprocess.processes import descendants, is_alive, wait_for
 
 GOOD = ["*CC*", "*CC(*)C", "*CC(*)c1ccccc1", "*OCC*", "*O[Si](*)(C)C", "*CC(F)(F)*"]
 ENDS = ["", "C", "CC", "O", "F", "Cl", "N", "C#N", "C(=O)OC", "c1ccccc1"]
@@ -397,39 +397,3 @@ def test_killed_actor_and_killed_driver_leave_the_same_bytes(
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert contents(output) == contents(expected)
-
-
-def wait_for(
-    condition: Callable[[], bool], driver: "subprocess.Popen[bytes] | None" = None
-) -> None:
-    deadline = time.monotonic() + 180
-    while not condition():
-        assert time.monotonic() < deadline
-        assert driver is None or driver.poll() is None, "the driver ended too early"
-        time.sleep(0.02)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def descendants(root: int) -> list[tuple[int, str]]:
-    """Return (pid, command line) of every process below one."""
-    parents: dict[int, int] = {}
-    names: dict[int, str] = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                pid = int(folder.name)
-                parents[pid] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-                names[pid] = (folder / "cmdline").read_text().replace("\0", " ")
-            except OSError:
-                continue
-    found, frontier = [], {root}
-    while frontier:
-        frontier = {pid for pid, parent in parents.items() if parent in frontier}
-        found += [(pid, names.get(pid, "")) for pid in sorted(frontier)]
-    return found
