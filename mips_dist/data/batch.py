@@ -170,7 +170,7 @@ def _cells(block: PolymerBlock, slot: Array, size: int) -> tuple[Array, Array]:
     place = np.repeat(slot * size + slot % size, block.num_pairs)
     place += query * np.int64(size)
     place += key
-    return pair_cell, place[is_first]
+    return pair_cell, place.take(np.flatnonzero(is_first))
 
 
 def _place(num_atoms: Array, pack_size: int | None) -> tuple[Array, int, int]:

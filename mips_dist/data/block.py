@@ -49,8 +49,8 @@ class PolymerBlock:
     """The arrays of G polymers, one after the other; indices are local to their polymer.
 
     Graph fields are those of `mips_dist.chem.graph.PolymerGraph`, concatenated, with the same
-    dtypes. The bond fields are None where they were not read, the conformer fields where they were
-    not made or not read.
+    dtypes, or narrower integers in a block that was read from a shard. The bond fields are None
+    where they were not read, the conformer fields where they were not made or not read.
     """
 
     psmiles: list[str]  # G canonical spellings

@@ -32,8 +32,9 @@ _VALID = ".valid"
 _TOPOLOGY_COUNTS = ("num_atoms", "num_pairs", "num_path_atoms")
 _BOND_COUNTS = ("num_bonds", "num_path_bonds")
 
-# Dtype and dimensions of the fields of a block that are arrays.
-_FORMS = {
+# Dtype and dimensions of the fields of a block that are arrays; a field that was read may be of a
+# narrower integer type.
+FORMS = {
     "row": ("<i8", 1),
     "num_atoms": ("<i4", 1),
     "num_pairs": ("<i4", 1),
@@ -136,10 +137,11 @@ def decode_block(
         _check_counts(values["num_coordinates"], len(psmiles), values["coordinates"])
         _require(len(values["is_hydrogen"]) == len(values["coordinates"]), "is_hydrogen")
         _require(len(values["conformer_status"]) == len(psmiles), "conformer_status")
-    for name, (dtype, num_dimensions) in _FORMS.items():
+    for name, (dtype, num_dimensions) in FORMS.items():
         if name in values:
-            is_so = values[name].dtype == dtype and values[name].ndim == num_dimensions
-            _require(is_so, name)
+            found = values[name]
+            is_so = found.dtype == dtype or (found.dtype.kind in "iu" and dtype[1] in "iu")
+            _require(is_so and found.ndim == num_dimensions, name)
     return PolymerBlock(descriptors=descriptors, descriptor_valid=valid, **values)
 
 
@@ -153,7 +155,7 @@ def decode_names(data: bytes | memoryview) -> tuple[list[str], Array]:
 
 
 def _encode_topology(block: PolymerBlock) -> dict[str, Array]:
-    query, key = block.pair_index
+    query, key = block.pair_index.astype(np.int64)
     atom_start, pair_start = block.offsets["num_atoms"][:-1], block.offsets["num_pairs"][:-1]
     pairs_of_atom = np.bincount(
         query + np.repeat(atom_start, block.num_pairs), minlength=len(block.is_backbone)
@@ -186,23 +188,26 @@ def _decode_topology(stored: Mapping[str, Array], num_polymers: int) -> dict[str
     pairs_of_atom = stored["pairs_of_atom"]
     found = np.add.reduceat(pairs_of_atom, _starts(num_atoms), dtype=np.int64)
     _require(np.array_equal(found, num_pairs), "pairs_of_atom")
-    local_atom = ragged_rows(np.zeros(num_polymers, np.int64), num_atoms).astype(np.int16)
-    pair_index = np.empty((2, len(hops)), np.int16)
+    # Half the bytes where no polymer is larger: batches are made of rows from all over the memory.
+    dtype = np.uint8 if num_atoms.max() < 256 else np.int16
+    local_atom = ragged_rows(np.zeros(num_polymers, np.int64), num_atoms).astype(dtype)
+    pair_index = np.empty((2, len(hops)), dtype)
     query = pair_index[0] = np.repeat(local_atom, pairs_of_atom)
-    np.add(query, stored["pair_key_step"], out=pair_index[1], casting="same_kind")
-    size = num_atoms.astype(np.int16)
+    # A step back from an unsigned number wraps around twice, to the right one.
+    np.add(query, stored["pair_key_step"], out=pair_index[1], casting="unsafe")
+    size = num_atoms.astype(dtype)
     _check_range(pair_index[1], np.repeat(size, num_pairs), "pairs")
     path_pair, local_pair, position, weight = _decode_paths(
         "path", stored, num_pairs, num_path_atoms
     )
     path_atom = query[path_pair]
-    np.add(path_atom, stored["path_atom_step"], out=path_atom, casting="same_kind")
+    np.add(path_atom, stored["path_atom_step"], out=path_atom, casting="unsafe")
     _check_range(path_atom, np.repeat(size, num_path_atoms), "paths")
     return {
         "num_atoms": num_atoms,
         "num_pairs": num_pairs,
         "num_path_atoms": num_path_atoms,
-        "atom_features": features.astype(np.int16),
+        "atom_features": features,
         "is_backbone": is_backbone,
         "pair_index": pair_index,
         "pair_hops": hops,
@@ -268,7 +273,7 @@ def _encode_classes(prefix: str, position: Array, weight: Array) -> dict[str, Ar
 
 def _steps(pair: Array, counts: Array) -> Array:
     """Return by how much the pair grows from entry to entry, from 0 in every polymer."""
-    steps = np.diff(pair, prepend=0)
+    steps = np.diff(pair.astype(np.int64), prepend=0)
     first = _starts(counts)[counts > 0]
     steps[first] = pair[first]
     return _narrow(steps)
@@ -277,7 +282,7 @@ def _steps(pair: Array, counts: Array) -> Array:
 def _decode_paths(
     prefix: str, stored: Mapping[str, Array], num_pairs: Array, num_entries: Array
 ) -> tuple[Array, Array, Array, Array]:
-    """Return pair in the block and in its polymer (int32), position and weight of path entries."""
+    """Return pair in the block and in its polymer, position and weight of path entries."""
     step, number = stored[f"{prefix}_pair_step"], stored[f"{prefix}_class"]
     _check_counts(num_entries, len(num_pairs), step)
     _check_counts(num_entries, len(num_pairs), number)
@@ -293,6 +298,8 @@ def _decode_paths(
     # A number beyond the classes is an IndexError, which is a damaged shard too.
     number = number.astype(np.intp)
     position = stored[f"{prefix}_class_position"][number]
+    if num_pairs.max() < 2**16:
+        local = local.astype(np.uint16)
     return pair, local, position, stored[f"{prefix}_class_weight"][number]
 
 
