@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mips_dist.errors import MipsError
+from preprocess.memory import peak_memory
 
 VERDICT_CODES = ("crashed", "out_of_memory", "timed_out")
 
@@ -139,7 +140,7 @@ class Isolated:
         arguments: Sequence[Any],
     ) -> Finished:
         result = self._call(seconds, method, texts, condemned, *arguments)
-        return Finished(result, self._cpu_seconds, self._child_rss_bytes + _max_rss_bytes())
+        return Finished(result, self._cpu_seconds, self._child_rss_bytes + peak_memory())
 
     def _why_condemned(self, method: str, text: str, arguments: Sequence[Any]) -> str | None:
         """Try one text alone; return the reason if it ends its process each time."""
@@ -236,10 +237,6 @@ def _prepare(parent: int, gb_per_actor: float) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
-def _max_rss_bytes() -> int:
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
 def main() -> None:
     """Answer (seconds, function, arguments) by (done, value, CPU seconds, bytes) till the end."""
     descriptor, parent, gb_per_actor = sys.argv[1:]
@@ -263,7 +260,7 @@ def main() -> None:
         except Exception:
             value, is_done = traceback.format_exc(), False
         signal.setitimer(signal.ITIMER_REAL, 0)
-        connection.send((is_done, value, time.process_time() - start, _max_rss_bytes()))
+        connection.send((is_done, value, time.process_time() - start, peak_memory()))
 
 
 if __name__ == "__main__":

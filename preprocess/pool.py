@@ -155,13 +155,17 @@ class WorkerPool:
         """
         waiting = iter(tasks)
         returned: deque[Task] = deque()
-        while True:
+
+        def keep_busy() -> None:
             while self._idle:
                 task = returned.popleft() if returned else next(waiting, None)
                 if task is None:
-                    break
+                    return
                 task.condemned |= self._journal.find(method, task.texts)
                 self._send(method, task)
+
+        while True:
+            keep_busy()
             if not self._busy and self._idle:
                 return
             references = [*self._busy, *self._starting]
@@ -186,6 +190,7 @@ class WorkerPool:
                     returned.append(task)
                     continue
                 self._count(name, task, outcome)
+                keep_busy()  # before the caller writes down what has come
                 yield task.key, outcome.result
             self._check_alive()
 

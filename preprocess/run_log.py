@@ -1,8 +1,6 @@
 """``log.json``: who did how much at what cost, run after run. No part of the data set's bytes."""
 
 import json
-import resource
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mips_dist.data.files import write_atomically
+from preprocess.memory import peak_memory
 from preprocess.pool import Share
 from preprocess.preflight import gigabytes
 from preprocess.progress import duration
@@ -94,15 +93,3 @@ class RunLog:
         if self._entry["num_deaths"]:
             lines.append(f"  {self._entry['num_deaths']} actors died; others did their work")
         return lines
-
-
-def peak_memory() -> int:
-    """Return the largest resident memory that this process had, in bytes."""
-    if sys.platform == "linux":
-        # Not ru_maxrss, which begins at the size of the process that started this one.
-        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-        for line in status.splitlines():
-            if line.startswith("VmHWM:"):
-                return 1024 * int(line.split()[1])
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

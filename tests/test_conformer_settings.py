@@ -2,7 +2,6 @@
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,32 +21,12 @@ from mips_dist.errors import MipsError, UsageError
 from mips_dist.model.bundle import load_bundle, save_bundle
 from mips_dist.model.mips import MipsConfig, PropertyModel
 from mips_dist.use.predict import predict_file
-from preprocess import pipeline, work
+from preprocess import pipeline
 from preprocess.pipeline import PreprocessConfig, preprocess
-from preprocess.pool import Task
+from tests.preprocess.inline import InlinePool
 
 POLYMERS = ["*CC(*)c1ccccc1", "*OCCOC(=O)c1ccc(C(*)=O)cc1", "*CCCCCCNC(*)=O", "*[Fe](C)C*"]
 LARGE = "*" + "OCC" * (MAX_EMBEDDED_ATOMS // 3) + "OC(C)*"
-
-
-class InlinePool:
-    """The calls of a `WorkerPool`, made here and now."""
-
-    num_deaths = 0
-
-    def __init__(self, num_actors: int | None) -> None:
-        pass
-
-    def __enter__(self) -> "InlinePool":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def run(self, method: str, tasks: Iterable[Task]) -> Iterator[tuple[int, Any]]:
-        calls = {"canonicalize": work.canonical_rows, "featurize": work.featurize_shard}
-        for task in tasks:
-            yield task.key, calls[method](*task.arguments)
 
 
 @pytest.fixture

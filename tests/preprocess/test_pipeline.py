@@ -2,11 +2,9 @@
 
 import csv
 import os
-import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,38 +17,12 @@ from mips_dist.chem.sample import Sample
 from mips_dist.config import run
 from mips_dist.data.shards import load, read_manifest
 from preprocess import pipeline, work
-from preprocess.isolation import Limits
-from preprocess.journal import Journal
-from preprocess.pool import Share, Task
+from tests.preprocess.inline import InlinePool
 from tests.preprocess.processes import descendants, is_alive, wait_for
 
 GOOD = ["*CC*", "*CC(*)C", "*CC(*)c1ccccc1", "*OCC*", "*O[Si](*)(C)C", "*CC(F)(F)*"]
 ENDS = ["", "C", "CC", "O", "F", "Cl", "N", "C#N", "C(=O)OC", "c1ccccc1"]
 MIDDLES = ["C", "CC", "CO", "CCO", "CC(=O)N", "CSC", "Cc1ccccc1", "C=CC"]
-
-
-class InlinePool:
-    """The calls of a `WorkerPool`, made here and now, in a shuffled order of completion."""
-
-    num_deaths = 0
-
-    def __init__(self, num_actors: int | None, limits: Limits, journal: Journal) -> None:
-        self.journal = journal
-        self.ledger: dict[str, Share] = {}
-        self.order = random.Random(num_actors)
-
-    def __enter__(self) -> "InlinePool":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def run(self, method: str, tasks: Iterable[Task]) -> Iterator[tuple[int, Any]]:
-        waiting = list(tasks)
-        self.order.shuffle(waiting)
-        for task in waiting:
-            condemned = self.journal.find(method, task.texts)
-            yield task.key, getattr(work, method)(task.texts, condemned, *task.arguments)
 
 
 @pytest.fixture
