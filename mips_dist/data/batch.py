@@ -94,14 +94,15 @@ def collate(block: PolymerBlock, pack_size: int | None = DEFAULT_PACK_SIZE) -> P
     first_pair = block.offsets["num_pairs"][:-1].astype(_INDEX)
     slot, num_packs, size = _place(block.num_atoms, pack_size)
     first_atom_of_pair = np.repeat(first_atom, block.num_pairs)
-    pair_cell, cell_slot = _cells(block, slot, size)
+    pair_index = np.ascontiguousarray(block.pair_index)
+    pair_cell, cell_slot = _cells(pair_index, block.num_pairs, slot, size)
     return PolymerBatch(
         atom_features=_copied(block.atom_features, np.int64),
         is_backbone=_copied(block.is_backbone, bool),
         batch_index=torch.from_numpy(np.repeat(np.arange(len(block)), block.num_atoms)),
         ptr=_copied(starts, np.int64),
-        pair_query=torch.from_numpy(block.pair_index[0] + first_atom_of_pair),
-        pair_key=torch.from_numpy(block.pair_index[1] + first_atom_of_pair),
+        pair_query=torch.from_numpy(pair_index[0] + first_atom_of_pair),
+        pair_key=torch.from_numpy(pair_index[1] + first_atom_of_pair),
         pair_hops=_copied(block.pair_hops, _INDEX),
         pair_cell=torch.from_numpy(pair_cell),
         cell_slot=torch.from_numpy(cell_slot),
@@ -142,13 +143,15 @@ def _descriptor(values: Array) -> Tensor:
     return _copied(np.unpackbits(values, axis=1) if is_bits else values, np.float32)
 
 
-def _cells(block: PolymerBlock, slot: Array, size: int) -> tuple[Array, Array]:
+def _cells(pair_index: Array, num_pairs: Array, slot: Array, size: int) -> tuple[Array, Array]:
     """Give each distinct (query, key) a number; the pairs of one stand side by side.
 
     Parameters
     ----------
-    block
-        Polymers.
+    pair_index
+        (2, P) atoms, numbered within their polymer.
+    num_pairs
+        (G,) pairs of each polymer.
     slot
         (G,) first token of each.
     size
@@ -158,18 +161,18 @@ def _cells(block: PolymerBlock, slot: Array, size: int) -> tuple[Array, Array]:
     -------
     Cell of each pair (P,), and the flat place of each cell in (packs, size, size), (C,).
     """
-    query, key = block.pair_index
+    query, key = pair_index
     is_first = np.empty(len(query), dtype=bool)
     np.not_equal(query[1:], query[:-1], out=is_first[1:])
     is_first[1:] |= key[1:] != key[:-1]
-    # Atoms are numbered within their polymer, so each polymer's first pair is said to be one.
-    is_first[block.offsets["num_pairs"][:-1]] = True
+    is_first[np.cumsum(num_pairs) - num_pairs] = True  # whatever atoms the polymer before ends with
     pair_cell = np.cumsum(is_first, dtype=np.int64)
     pair_cell -= 1
     # Token t of the batch stands in row t and column t % size of the packs' matrices.
-    place = np.repeat(slot * size + slot % size, block.num_pairs)
-    place += query * np.int64(size)
-    place += key
+    within = np.multiply(query, size, dtype=_INDEX)
+    within += key
+    place = np.repeat(slot * size + slot % size, num_pairs)
+    place += within
     return pair_cell, place.take(np.flatnonzero(is_first))
 
 

@@ -33,6 +33,9 @@ RAGGED_FIELDS: dict[str, tuple[str, ...]] = {
     ),
     "num_coordinates": ("coordinates", "is_hydrogen"),
 }
+# Counts whose fields every batch takes; see `_interleave`.
+_TOGETHER = ("num_atoms", "num_pairs", "num_path_atoms")
+_INTERLEAVED = tuple(name for count in _TOGETHER for name in RAGGED_FIELDS[count])
 TWO_ROW_FIELDS = frozenset({"edge_index", "pair_index"})
 # Bonds, and what only a model with bond_path_bias reads: all of them are there, or none.
 BOND_FIELDS = (
@@ -131,11 +134,55 @@ class PolymerBlock:
             counts = getattr(self, count_name)[chosen]
             values[count_name] = counts
             gathered = ragged_rows(offsets[chosen], counts)
-            for name in RAGGED_FIELDS[count_name]:
-                field_values = getattr(self, name)
-                if field_values is not None:
-                    values[name] = np.take(field_values, gathered, axis=ragged_axis(name))
+            parts = {name: getattr(self, name) for name in RAGGED_FIELDS[count_name]}
+            values |= _gather({n: x for n, x in parts.items() if x is not None}, gathered)
         return PolymerBlock(**values)
+
+
+def _gather(ragged: dict[str, Array], rows: Array) -> dict[str, Array]:
+    """Return some rows of ragged fields of equal length."""
+    records = [x.base for x in ragged.values()]
+    first = records[0]
+    if first is not None and first.dtype.names and all(x is first for x in records):
+        # As `interleave` laid them out: one row of memory holds a row of every field.
+        whole = first.view(np.uint8).reshape(-1, first.dtype.itemsize)
+        return _views(np.take(whole, rows, axis=0).view(first.dtype)[:, 0])
+    return {name: np.take(x, rows, axis=ragged_axis(name)) for name, x in ragged.items()}
+
+
+def _views(records: Array) -> dict[str, Array]:
+    """Return the fields of a structured array as ragged fields."""
+    names = records.dtype.names or ()
+    return {name: records[name].T if ragged_axis(name) else records[name] for name in names}
+
+
+def _interleave(parts: dict[str, list[Array]]) -> dict[str, Array]:
+    """Put parts of ragged fields one after the other, all fields of a row side by side.
+
+    Batches are made of polymers from all over the memory, and each place costs a wait for it: a
+    half of the time of `select` where every field is an array of its own.
+    """
+    formats = {}
+    for name, arrays in parts.items():
+        shape = [size for axis, size in enumerate(arrays[0].shape) if axis != ragged_axis(name)]
+        formats[name] = np.dtype((np.result_type(*arrays), tuple(shape)))
+    # Large items first, so that all lie aligned; a power of two is copied in one piece.
+    names = sorted(formats, key=lambda name: -formats[name].base.itemsize)
+    ends = np.cumsum([formats[name].itemsize for name in names]).tolist()
+    size = 1 << (ends[-1] - 1).bit_length()
+    dtype = np.dtype(
+        {
+            "names": names,
+            "formats": [formats[name] for name in names],
+            "offsets": [0, *ends[:-1]],
+            "itemsize": size,
+        }
+    )
+    lengths = [array.shape[ragged_axis(names[0])] for array in parts[names[0]]]
+    fields = _views(np.zeros(sum(lengths), dtype))
+    for name in names:
+        np.concatenate(parts[name], axis=ragged_axis(name), out=fields[name])
+    return fields
 
 
 def ragged_axis(name: str) -> int:
@@ -268,9 +315,12 @@ def concatenate(blocks: Sequence[PolymerBlock]) -> PolymerBlock:
                 values[f.name] = np.concatenate([_conformer_part(b, f.name) for b in blocks])
         elif f.name in BOND_FIELDS and not has_bonds:
             continue
-        elif f.name not in ("psmiles", "descriptors", "descriptor_valid"):
+        elif f.name not in (*_INTERLEAVED, "psmiles", "descriptors", "descriptor_valid"):
             parts: list[Array] = [getattr(block, f.name) for block in blocks]
             values[f.name] = np.concatenate(parts, axis=ragged_axis(f.name))
+    for count_name in _TOGETHER:
+        names = [n for n in RAGGED_FIELDS[count_name] if has_bonds or n not in BOND_FIELDS]
+        values |= _interleave({n: [getattr(block, n) for block in blocks] for n in names})
     layout = {name: x for block in blocks for name, x in block.descriptors.items()}
     values["descriptors"] = {
         name: np.concatenate(

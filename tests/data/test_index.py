@@ -1,5 +1,6 @@
 """The index tells of every polymer what the shard holds, and its checksum of each changed byte."""
 
+import zlib
 from dataclasses import fields, replace
 
 import numpy as np
@@ -46,6 +47,41 @@ def test_a_polymer_has_one_checksum_whatever_block_it_stands_in(block: PolymerBl
     data, _, record = encode_shard(0, [block])
     (read,) = decode_shard(data, record)  # with narrower integers
     assert np.array_equal(sample_checksums(read), sums)
+
+
+def test_the_checksum_is_the_one_of_the_document(block: PolymerBlock) -> None:
+    one = block.select([4])
+    parts = [one.psmiles[0].encode()]
+    counts = [one.num_atoms, one.num_pairs, one.num_path_atoms, one.num_bonds]
+    counts += [one.num_path_bonds, one.num_coordinates]
+    values = [
+        (counts, "<i4"),
+        (one.atom_features, "<i2"),
+        (one.is_backbone, "?"),
+        (one.pair_index, "<i2"),
+        (one.pair_hops, "u1"),
+        (one.pair_shift, "i1"),
+        (one.path_pair, "<i4"),
+        (one.path_position, "u1"),
+        (one.path_atom, "<i2"),
+        (one.path_weight, "<f4"),
+        (one.edge_index, "<i2"),
+        (one.bond_type, "u1"),
+        (one.cell_shift, "i1"),
+        (one.path_bond_pair, "<i4"),
+        (one.path_bond_position, "u1"),
+        (one.path_bond_type, "u1"),
+        (one.path_bond_weight, "<f4"),
+        (one.coordinates, "<f4"),
+        (one.is_hydrogen, "?"),
+        (one.descriptor_valid["atom_pair_3d"], "?"),
+        (one.descriptors["atom_pair_3d"], "u1"),
+        (one.descriptor_valid["rdkit_2d"], "?"),
+        (one.descriptors["rdkit_2d"], "<f2"),
+        (one.conformer_status, "u1"),
+    ]
+    parts += [np.asarray(array).astype(dtype).tobytes() for array, dtype in values]
+    assert sample_checksums(block)[4] == zlib.crc32(b"".join(parts))
 
 
 ARRAYS = [f.name for f in fields(PolymerBlock) if f.name not in ("psmiles", "row")]

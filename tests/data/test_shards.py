@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,6 +110,19 @@ def test_stock_webdataset_reads_the_same_arrays(shard_dir: Path) -> None:
             assert np.array_equal(valid, mine.descriptor_valid[name])
         assert np.array_equal(sample["conformer.npz"]["coordinates"], mine.coordinates)
         assert sample["psmiles.json"] == {"psmiles": mine.psmiles, "row": mine.row.tolist()}
+
+
+def test_the_snippet_of_the_document_runs(shard_dir: Path, block: PolymerBlock) -> None:
+    pytest.importorskip("webdataset")
+    text = (Path(__file__).parents[2] / "docs" / "shard-format.md").read_text(encoding="utf-8")
+    snippet = text.partition("```python\n")[2].partition("```")[0]
+    shards = [str(shard_dir / shard.name) for shard in read_manifest(shard_dir).shards]
+    values: dict[str, Any] = {"shards": shards, "polymers": []}
+    exec(snippet, values)
+    counts = zip(block.psmiles, block.num_atoms, block.num_pairs, strict=True)
+    assert values["polymers"] == list(counts)
+    last = block.select(range(9, 12))
+    assert np.array_equal(values["local_query"], last.pair_index[0])
 
 
 def test_every_truncation_is_named(shard_dir: Path) -> None:
