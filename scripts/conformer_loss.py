@@ -9,7 +9,8 @@ With T the Tanimoto similarity of the 512-bit 3D atom pairs, means over polymers
 
 The same for D, the root mean square difference of the distance matrices of heavy atoms (angstrom),
 whose noise is its mean and whose loss is what the ladder adds. Standard errors are over polymers,
-paired; that of the ratio by the delta method. Cost is CPU time beside bare parsing.
+paired; that of the ratio by the delta method. Cost is CPU time beside the careful recipe's, in turn
+with it; scripts/bench_preprocess.py compares with parsing.
 
     python scripts/conformer_loss.py [--num-polymers 500] [--seed 0] [--steps 0 25 50 100 200]
 """
@@ -34,7 +35,6 @@ from mips_dist.chem.psmiles import InvalidPolymer, canonicalize
 
 CONVERGED_STEPS = 3000
 OTHER_SEEDS = (1, 2)
-PARSING_ROUNDS = 5
 
 
 def main() -> int:
@@ -72,7 +72,6 @@ def measure(arguments: argparse.Namespace) -> None:
     cost = dict.fromkeys(arguments.steps, 0.0)
     careful_cost = 0.0
     left_out = 0
-    measured: list[str] = []
     for text in texts:
         if len(noise) == arguments.num_polymers:
             break
@@ -87,7 +86,6 @@ def measure(arguments: argparse.Namespace) -> None:
         if any(reference is None for reference in references):
             left_out += 1  # no parameters, not embedded, or a single heavy atom
             continue
-        measured.append(canonical)
         careful_cost += (done - start) / len(references)
         first, *others = (
             (atom_pair_3d(mol, reference), distances(reference))
@@ -105,17 +103,11 @@ def measure(arguments: argparse.Namespace) -> None:
             ladders[steps].append(difference((bits, distances(conformer)), others))
         if len(noise) % 50 == 0:
             print(f"{len(noise)} polymers", file=sys.stderr, flush=True)
-    # Afterwards, and several times over: between other work parsing finds its caches cold.
-    start = time.process_time()
-    for _ in range(PARSING_ROUNDS):
-        for canonical in measured:
-            Chem.MolFromSmiles(canonical)
-    parsing = (time.process_time() - start) / PARSING_ROUNDS
     floor = np.array(noise)
     print(
         f"{len(noise)} random polymers of the corpus (sample seed {arguments.seed}; {left_out} "
         f"without MMFF94 parameters or embedding left out); careful recipe "
-        f"{careful_cost / parsing:.0f} x parsing; noise: "
+        f"{1e3 * careful_cost / len(noise):.0f} ms CPU; noise: "
         + ", ".join(
             f"{name} {value:.4f} +- {error:.4f}"
             for name, value, error in zip(
@@ -124,7 +116,7 @@ def measure(arguments: argparse.Namespace) -> None:
         )
     )
     print(
-        "MMFF94 steps | x parsing | loss of T | loss / noise of T | loss of D | loss / noise of D"
+        "MMFF94 steps | of its cost | loss of T | loss / noise of T | loss of D | loss / noise of D"
     )
     for steps, values in ladders.items():
         loss = np.array(values) - floor
@@ -136,7 +128,7 @@ def measure(arguments: argparse.Namespace) -> None:
                 loss.mean(0), standard_error(loss), share, share_error, strict=True
             )
         ]
-        print(f"{steps} | {cost[steps] / parsing:.0f} | {' | '.join(cells)}")
+        print(f"{steps} | {cost[steps] / careful_cost:.0%} | {' | '.join(cells)}")
 
 
 def careful(mol: Chem.Mol, seed: int) -> Conformer | None:
