@@ -58,12 +58,28 @@ def compose(schema: type[C], config_name: str, overrides: Sequence[str]) -> C:
             raise UsageError(f"'{override}' is not a key=value override; see --help")
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(configs_dir())):
-            composed = hydra_compose(config_name=config_name, overrides=list(overrides))
+            composed = hydra_compose(
+                config_name=config_name, overrides=[_quoted(text, schema) for text in overrides]
+            )
         # Hydra's own node is dropped here; what is left must be exactly the dataclass's fields.
         merged = OmegaConf.merge(OmegaConf.structured(schema), composed)
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UsageError(_one_line(error, schema, config_name)) from error
+
+
+def _quoted(override: str, schema: type) -> str:
+    """Quote the value of a text key: paths may hold what Hydra's grammar does not allow, as in ä,b.
+
+    Values that were quoted already stay as they are.
+    """
+    key, _, value = override.partition("=")
+    is_text = any(field.name == key and field.type is str for field in fields(schema))
+    if not is_text or value[:1] in ("'", '"'):
+        return override
+    # In Hydra's quotes a backslash is one, unless a quote follows.
+    escaped = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + (m[2] and "\\'"), value)
+    return f"{key}='{escaped}'"
 
 
 def _one_line(error: Exception, schema: type, config_name: str) -> str:

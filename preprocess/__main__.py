@@ -21,6 +21,8 @@ def main() -> int:
         return run(verify, VerifyConfig, verb, arguments)
     if verb == "repair":
         return run(repair, RepairConfig, verb, arguments)
+    if verb in ("--help", "-h"):
+        print((__doc__ or "").replace("``", ""))
     return run(preprocess, PreprocessConfig, "preprocess")
 
 

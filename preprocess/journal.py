@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mips_dist.errors import MipsError
+from preprocess.isolation import VERDICT_CODES
 from preprocess.output import write_atomically
 
 _KEYS = {"step", "text", "reason", "settings"}
@@ -42,14 +43,18 @@ class Journal:
             entries = json.loads(path.read_bytes())
             if any(entry.keys() != _KEYS for entry in entries):
                 raise ValueError("other keys than " + ", ".join(sorted(_KEYS)))
+            for reason in (entry["reason"] for entry in entries):
+                # It becomes a line of rejects.csv and a key of the manifest.
+                if reason.partition(":")[0] not in VERDICT_CODES or not reason.isprintable():
+                    raise ValueError(f"a reason is {reason[:60]!r}")
             return {
-                (entry["step"], entry["text"]): str(entry["reason"])
+                (entry["step"], entry["text"]): entry["reason"]
                 for entry in entries
                 if entry["settings"] == self._settings.get(entry["step"])
             }
         except FileNotFoundError:
             raise MipsError(f"no file {path}; check the path of verdicts=") from None
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise MipsError(
                 f"{path} is no journal of verdicts ({error}); without it each is found anew"
             ) from error
@@ -72,8 +77,8 @@ class Journal:
         return found
 
     def add(self, step: str, text: str, reason: str) -> None:
-        """Write a verdict down, at once."""
-        self._own[step, text] = reason
+        """Write a verdict down, at once; of two on one text the first stands."""
+        self._own.setdefault((step, text), reason)
         self._write()
 
     def _write(self) -> None:

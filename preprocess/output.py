@@ -7,16 +7,16 @@ chunk of rows, and the record of each finished shard. The manifest is written la
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mips_dist.data.files import write_atomically
+from mips_dist.data.files import flush_to_disk, write_atomically
 from mips_dist.data.shards import MANIFEST_NAME, read_file, read_manifest
 from mips_dist.errors import MipsError
-from preprocess.isolation import VERDICT_CODES
 
 REJECTS_NAME = "rejects.csv"
 MERGED_NAME = "merged.csv"
@@ -71,21 +71,19 @@ class OutputFolder:
         MipsError
             The folder belongs to another command, to something else, or has lost a file.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise MipsError(f"output {self.path} is a file; give a folder that is new or empty")
+        if os.path.lexists(self.path) and not self.path.is_dir():
+            raise MipsError(f"output {self.path} is no folder; give one that is new or empty")
         if (self.path / MANIFEST_NAME).is_file():
             manifest = read_manifest(self.path)
             self._refuse_other({key: getattr(manifest, key) for key in self.header})
             for shard in manifest.shards:
                 read_file(self.path / shard.name, shard.num_bytes, None)
                 read_file(self.path / shard.index_name, shard.index_num_bytes, None)
-            tables = [REJECTS_NAME, MERGED_NAME]
-            if manifest.rejected_by_reason.keys() & set(VERDICT_CODES):
-                tables.append(VERDICTS_NAME)
-            for table in tables:
+            for table in manifest.tables:
                 if not (self.path / table).is_file():
                     raise MipsError(
-                        f"{self.path / table} is missing; remove the folder and run again"
+                        f"{self.path / table} is missing; run `python -m preprocess repair "
+                        "output=DIR input=FILE`"
                     )
             shutil.rmtree(self.work, ignore_errors=True)  # if a crash left it behind
             return True
@@ -103,7 +101,7 @@ class OutputFolder:
         """Return what lies in the folder but was not left by a run that had only just begun."""
         if not self.path.is_dir():
             return []
-        ours = {"work", "work/lock", f"work/{_RUN_NAME}.partial"}
+        ours = {"work", "work/lock", f"work/{_RUN_NAME}", f"work/{_RUN_NAME}.partial"}
         found = [str(file.relative_to(self.path)) for file in self.path.iterdir()]
         if self.work.is_dir():
             found += [str(file.relative_to(self.path)) for file in self.work.iterdir()]
@@ -129,7 +127,16 @@ class OutputFolder:
                 raise MipsError(
                     f"another run is at work in {self.path}; wait for it, or stop it"
                 ) from error
-            write_checked(self.work / _RUN_NAME, self.header)
+            if (self.path / MANIFEST_NAME).is_file():
+                shutil.rmtree(self.work)
+                raise MipsError(
+                    f"another run has finished {self.path} meanwhile; nothing is left to do"
+                )
+            if read_checked(self.work / _RUN_NAME) is None:
+                write_checked(self.work / _RUN_NAME, self.header)
+                # Without it all that follows would look like something else after a power cut.
+                flush_to_disk(self.work / _RUN_NAME)
+                flush_to_disk(self.work)
             for name in ("rows", "blocks", "shards"):
                 (self.work / name).mkdir(exist_ok=True)
             yield
@@ -137,7 +144,7 @@ class OutputFolder:
     def finish(self, manifest: str) -> None:
         """Write the manifest, which makes the folder a data set, and remove the work folder."""
         write_atomically(self.path / MANIFEST_NAME, manifest)
-        shutil.rmtree(self.work)
+        shutil.rmtree(self.work, ignore_errors=True)  # another command may be at it too
 
 
 def _difference(key: str, found: Any, wanted: Any) -> str:

@@ -49,6 +49,7 @@ BLOCKS_PER_SHARD = {"full": 32, "topology": 16}
 _MIN_BLOCKS = 8
 _MIN_BLOCK_SIZE = 16
 _MAX_HOPS = 8
+_MAX_LIMIT = 1e6
 
 
 @dataclass(kw_only=True, slots=True)
@@ -113,14 +114,21 @@ class PreprocessConfig:
                 f"conformer_backend={self.conformer_backend}: must be {' or '.join(BACKENDS)}"
             )
         for key in ("seconds_per_polymer", "gb_per_actor"):
-            if not getattr(self, key) > 0:
-                raise ValueError(f"{key}={getattr(self, key)}: must be more than 0")
+            # Beyond it are no timers and no limits; a child that cannot set them condemns all.
+            if not 0 < getattr(self, key) <= _MAX_LIMIT:
+                raise ValueError(
+                    f"{key}={getattr(self, key)}: must be more than 0, at most {_MAX_LIMIT:g}"
+                )
 
 
 def preprocess(config: PreprocessConfig) -> None:
     """Make shards, or go on with those that an interrupted run of the same command began."""
     if not config.input or not config.output:
         raise UsageError("input=FILE and output=DIR are needed; see --help")
+    if "://" in config.output:
+        raise UsageError(
+            f"output={shown(config.output)} is no local folder; give one and copy it later"
+        )
     if config.content == "full":
         check_backend(config.conformer_backend)
     source = inspect(config.input, config.column)

@@ -4,6 +4,7 @@ import os
 import shutil
 import statistics
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,5 +140,6 @@ def _bytes_in(folder: Path) -> int:
         return 0
     total = 0
     for entry in os.scandir(folder):
-        total += _bytes_in(Path(entry)) if entry.is_dir() else entry.stat().st_size
+        with suppress(FileNotFoundError):  # another run, which is refused later, is at work there
+            total += _bytes_in(Path(entry)) if entry.is_dir() else entry.stat().st_size
     return total

@@ -23,6 +23,8 @@ from mips_dist.data.files import write_atomically
 from mips_dist.data.index import SampleIndex, index_blocks, join_indices
 from mips_dist.data.members import DAMAGED, NAMES, decode_block, decode_names
 from mips_dist.data.shards import (
+    BlockRecord,
+    Manifest,
     ShardRecord,
     block_members,
     decode_shard,
@@ -66,18 +68,30 @@ def repair(config: RepairConfig) -> int:
         raise UsageError("output=DIR is needed; see --help")
     folder = _Folder(Path(config.output), config.input)
     manifest = folder.manifest
-    remarks: dict[str, str] = {}  # bad file -> why it could not be made again, or nothing
+    num_bad = num_left = 0
+    # Said file by file, so that what is mended is known even if the disk is full after it.
+    for name, remark in _mended(folder, manifest):
+        num_bad += 1
+        num_left += bool(remark)
+        print(f"{folder.path / name}: {remark or 'made again, as it was'}", flush=True)
+    print(f"{folder.path}: {num_bad} bad files, {num_bad - num_left} made again")
+    return 1 if num_left else 0
+
+
+def _mended(folder: "_Folder", manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Yield each bad file, and why it could not be made again, or nothing."""
     for number, shard in enumerate(manifest.shards):
         if shard_faults(folder.path, shard)[0]:
-            remarks |= folder.mend_shard(number)
+            try:
+                yield from folder.mend_shard(number).items()
+            except MipsError as error:  # of this shard alone: others may need less
+                yield shard.name, str(error)
     lost = [name for name in sorted(manifest.tables) if table_fault(folder.path, manifest, name)]
     if lost:
-        remarks |= folder.mend_tables(lost)
-    for name, remark in remarks.items():
-        print(f"{folder.path / name}: {remark or 'made again, as it was'}")
-    num_left = sum(bool(remark) for remark in remarks.values())
-    print(f"{folder.path}: {len(remarks)} bad files, {len(remarks) - num_left} made again")
-    return 1 if num_left else 0
+        try:
+            yield from folder.mend_tables(lost).items()
+        except MipsError as error:
+            yield from dict.fromkeys(lost, str(error)).items()
 
 
 class _Folder:
@@ -106,10 +120,10 @@ class _Folder:
             blocks = index_blocks(list(decode_shard(data, shard)))
             return {shard.index_name: self._write(shard.index_name, blocks.encode(), shard)}
         for names in self._names(number, index):
-            pieces, parts = self._pieces(number, names, index)
-            if not parts:
+            made = self._pieces(number, names, index)
+            if made is None:
                 continue
-            data, index_bytes, _ = join_shard(number, pieces, join_indices(parts))
+            data, index_bytes, _ = join_shard(number, *made)
             if hashlib.sha256(data).hexdigest() == shard.sha256:
                 remarks = {shard.name: self._write(shard.name, data, shard)}
                 if index is None:
@@ -170,11 +184,12 @@ class _Folder:
 
     def _pieces(
         self, number: int, names: Names, index: SampleIndex | None
-    ) -> tuple[list, list[SampleIndex]]:
-        """Return the blocks of a shard and their indices; nothing where a polymer fails now."""
+    ) -> tuple[list[tuple[bytes, BlockRecord]], SampleIndex] | None:
+        """Return the blocks of a shard and their index; None where a polymer fails now."""
         shard = self.manifest.shards[number]
         data = self._damaged_data(shard)
-        pieces, parts = [], []
+        pieces = []
+        parts = [index_blocks([])]  # a shard may have no polymer left
         start = 0
         for place, (block, (psmiles, rows)) in enumerate(zip(shard.blocks, names, strict=True)):
             if index is not None and not block_fault(data, shard, place, index, start):
@@ -184,11 +199,11 @@ class _Folder:
             else:
                 made = self._featurize(block.key, psmiles, rows.tolist())
                 if made.record is None or made.reasons:
-                    return [], []
+                    return None
                 pieces.append((made.data, made.record))
                 parts.append(SampleIndex.decode(made.index))
             start += block.num_samples
-        return pieces, parts
+        return pieces, join_indices(parts)
 
     def _featurize(self, key: str, psmiles: list[str], rows: list[int]) -> FeaturizedBlock:
         manifest = self.manifest
@@ -227,10 +242,12 @@ class _Folder:
 
     def mend_tables(self, names: list[str]) -> dict[str, str]:
         """Make the tables of rejected and merged rows again, from the input and the indices."""
-        remarks = dict.fromkeys(names, f"give input=FILE ({self.manifest.input['name']}) as well")
         if VERDICTS_NAME in names:
             # Without it nobody knows which polymers must not be touched.
-            return remarks | {VERDICTS_NAME: "cannot be made again; preprocess again"}
+            return dict.fromkeys(
+                names, f"cannot be made again without {VERDICTS_NAME}; preprocess again"
+            )
+        remarks = dict.fromkeys(names, f"give input=FILE ({self.manifest.input['name']}) as well")
         if not self.url:
             return remarks
         for name, text in self._tables().items():
@@ -279,6 +296,8 @@ class _Folder:
 
 def _cut(shard: ShardRecord, psmiles: list[str], rows: Array) -> Names:
     """Deal the spellings of a shard to its blocks."""
-    ends = np.cumsum([block.num_samples for block in shard.blocks]).tolist()
-    starts = [0, *ends[:-1]]
-    return [(psmiles[a:b], rows[a:b]) for a, b in zip(starts, ends, strict=True)]
+    names, start = [], 0
+    for block in shard.blocks:
+        part = slice(start, start := start + block.num_samples)
+        names.append((psmiles[part], rows[part]))
+    return names

@@ -145,7 +145,12 @@ def test_journal(tmp_path: Path) -> None:
 
     with pytest.raises(MipsError, match=r"no file .*; check the path of verdicts="):
         Journal(other, settings, str(tmp_path / "nowhere"))
-    for damage in (path.read_bytes()[:-9], b'[{"text": "a"}]', b"7", b"\xff"):
+    journal.add("step", "a", "crashed: later, elsewhere")
+    assert journal.find("step", ["a"]) == {0: "timed_out: y"}  # as in the rows before
+    whole = path.read_bytes()
+    hostile = [whole.replace(b"crashed", code) for code in (b"no", b"crashed\\n", b"\\ud800")]
+    hostile += [whole[:-9], b'[{"text": "a"}]', b"7", b"\xff", b"[" * 100_000]
+    for damage in hostile:
         path.write_bytes(damage)
         with pytest.raises(MipsError, match="is no journal of verdicts"):
             Journal(path, settings)

@@ -16,7 +16,11 @@ from mips_dist.chem.psmiles import RepeatUnit, canonicalize
 from mips_dist.chem.sample import Sample
 from mips_dist.config import run
 from mips_dist.data.shards import load, read_manifest
+from mips_dist.errors import MipsError
 from preprocess import pipeline, work
+from preprocess.output import OutputFolder
+from preprocess.rows import inspect
+from preprocess.verify import VerifyConfig, verify
 from tests.preprocess.inline import InlinePool
 from tests.preprocess.processes import descendants, is_alive, wait_for
 
@@ -191,7 +195,7 @@ def test_a_folder_of_another_run_or_of_something_else_is_refused(
     assert contents(output) == before
     for name in ("rejects.csv", "merged.csv"):
         (output / name).unlink()
-        refused(f"{name} is missing; remove the folder and run again", source, output)
+        refused(f"{name} is missing; run `python -m preprocess repair", source, output)
         (output / name).write_bytes(before[name])
     shard = output / read_manifest(output).shards[0].name
     shard.write_bytes(shard.read_bytes()[:-512])
@@ -217,6 +221,36 @@ def test_a_begun_run_is_refused_to_another_and_to_a_second_process(
     assert in_process(source, output, "seed=1") == 1
     assert "seed is 0 there and 1 here" in capsys.readouterr().err
     assert in_process(source, output) == 0
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_run_that_was_overtaken_touches_nothing(tmp_path: Path) -> None:
+    source, output = corpus(tmp_path / "in.csv", 20), tmp_path / "out"
+    config = pipeline.PreprocessConfig(input=str(source), output=str(output), content="topology")
+    header = pipeline.manifest_header(config, inspect(str(source), ""))
+    late = OutputFolder(str(output), header)
+    assert not late.is_finished()
+    assert in_process(source, output) == 0
+    before = contents(output)
+    with pytest.raises(MipsError, match="another run has finished"), late.begun():
+        pass
+    assert contents(output) == before
+
+
+@pytest.mark.usefixtures("inline")
+def test_what_is_made_is_known_before_work_begins(tmp_path: Path) -> None:
+    source, output = corpus(tmp_path / "in.csv", 20), tmp_path / "out"
+    (output / "work").mkdir(parents=True)
+    (output / "work" / "run.json").write_bytes(b"torn by a power cut")
+    assert in_process(source, output) == 0
+
+
+@pytest.mark.usefixtures("inline")
+def test_paths_of_any_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    source, output = corpus(Path("d'été, 50% (1)=\\.csv"), 5), Path("日本 \\'x\\")
+    assert in_process(source, output) == 0
+    assert run(verify, VerifyConfig, "verify", [f"output={output}"]) == 0
 
 
 @pytest.mark.usefixtures("inline")
@@ -285,6 +319,9 @@ def test_blocks_that_are_there_are_not_made_again(
         (["input=in.csv", "output=out", "column=name"], 2, "its columns are: psmiles, note"),
         (["input=in.csv", "output=out", "num_actors=0"], 2, "num_actors=0"),
         (["input=in.csv", "output=out", "seconds_per_polymer=0"], 2, "seconds_per_polymer=0"),
+        (["input=in.csv", "output=out", "seconds_per_polymer=inf"], 2, "at most 1e+06"),
+        (["input=in.csv", "output=out", "gb_per_actor=1e20"], 2, "at most 1e+06"),
+        (["input=in.csv", "output=s3://bucket/out"], 2, "is no local folder"),
     ],
 )
 def test_usage_errors_are_one_line(

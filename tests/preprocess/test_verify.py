@@ -1,9 +1,10 @@
 """Every damage of a shard folder is found and named, and mended to the same bytes."""
 
 import csv
+import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from mips_dist.data.shards import (
     decode_shard,
     encode_shard,
     read_manifest,
+    read_shard_index,
 )
 from mips_dist.errors import MipsError
 from preprocess import pipeline, repair
@@ -237,7 +239,7 @@ def test_lost_spellings_and_tables_ask_for_the_input(
     other = made[0].with_name("other.csv")
     other.write_text(made[0].read_text() + "*CC*\n")
     assert mend(output, f"input={other}") == 1
-    assert "is not what" in capsys.readouterr().err
+    assert "is not what" in capsys.readouterr().out
     assert mend(output, f"input={made[0]}") == 0
     for name in ("merged.csv", "rejects.csv"):
         (output / name).unlink()
@@ -246,6 +248,46 @@ def test_lost_spellings_and_tables_ask_for_the_input(
     assert capsys.readouterr().out.count("give input=FILE") == 2
     assert mend(output, f"input={made[0]}") == 0
     assert contents(output) == before
+
+
+def test_what_cannot_be_mended_stops_nothing_else(
+    made: tuple[Path, Path], output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(output)
+    lost = ["shard-000000.tar", "shard-000000.index.npz", "rejects.csv"]
+    for name in (*lost, "shard-000001.tar"):
+        (output / name).unlink()
+    assert mend(output, f"input={made[0]}") == 1
+    out = capsys.readouterr().out
+    assert "the spellings of shard 0 and rejects.csv are lost" in out
+    assert "shard-000001.tar: made again" in out
+    assert contents(output) == {k: v for k, v in before.items() if k not in lost}
+
+
+def test_a_shard_without_polymers_is_mended(
+    made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    manifest = read_manifest(made[1])
+    names = read_shard_index(made[1], manifest.shards[0]).psmiles
+    settings = pipeline.verdict_settings(asdict(manifest))["featurize_block"]
+    entries = [
+        {"step": "featurize_block", "text": text, "reason": "crashed: x", "settings": settings}
+        for text in names
+    ]
+    verdicts = tmp_path / "told.json"
+    verdicts.write_text(json.dumps(entries))
+    monkeypatch.setattr(pipeline, "WorkerPool", InlinePool)
+    monkeypatch.setattr(pipeline, "BLOCKS_PER_SHARD", {"topology": 2, "full": 2})
+    assert in_process(made[0], output, f"verdicts={verdicts}") == 0
+    assert not read_manifest(output).shards[0].blocks
+    before = contents(output)
+    assert check(output) == 0
+    for suffixes in ([".tar"], [".index.npz"], [".tar", ".index.npz"]):
+        for suffix in suffixes:
+            damage(output / f"shard-000000{suffix}", "lost")
+        assert mend(output) == 0
+        assert contents(output) == before
 
 
 def test_other_software_is_named_and_leaves_the_old_file(
