@@ -10,11 +10,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mips_dist.data.files import file_sha256, write_atomically
 from mips_dist.errors import MipsError
 from preprocess.isolation import VERDICT_CODES
-from preprocess.output import write_atomically
 
 _KEYS = {"step", "text", "reason", "settings"}
+
+
+def journal_digest(path: str) -> str:
+    """Return the sha256 of the journal of another run; empty where none is given."""
+    try:
+        return file_sha256(Path(path)) if path else ""
+    except FileNotFoundError:
+        raise MipsError(f"no file {path}; check the path of verdicts=") from None
 
 
 class Journal:
@@ -52,8 +60,6 @@ class Journal:
                 for entry in entries
                 if entry["settings"] == self._settings.get(entry["step"])
             }
-        except FileNotFoundError:
-            raise MipsError(f"no file {path}; check the path of verdicts=") from None
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise MipsError(
                 f"{path} is no journal of verdicts ({error}); without it each is found anew"

@@ -56,12 +56,16 @@ class OutputFolder:
         The folder; need not exist.
     header
         What decides the contents: the first part of the manifest.
+    adopted
+        sha256 of the journal whose verdicts are taken over; empty: none. A run that is resumed
+        with another one would have them on a part of its rows.
     """
 
-    def __init__(self, path: str, header: dict[str, Any]) -> None:
+    def __init__(self, path: str, header: dict[str, Any], adopted: str = "") -> None:
         self.path = Path(path)
         self.work = self.path / "work"
         self.header = header
+        self._run = header | {"verdicts": adopted}
 
     def is_finished(self) -> bool:
         """Return whether the folder already holds all that this command would make.
@@ -75,7 +79,7 @@ class OutputFolder:
             raise MipsError(f"output {self.path} is no folder; give one that is new or empty")
         if (self.path / MANIFEST_NAME).is_file():
             manifest = read_manifest(self.path)
-            self._refuse_other({key: getattr(manifest, key) for key in self.header})
+            self._refuse_other({key: getattr(manifest, key) for key in self.header}, self.header)
             for shard in manifest.shards:
                 read_file(self.path / shard.name, shard.num_bytes, None)
                 read_file(self.path / shard.index_name, shard.index_num_bytes, None)
@@ -89,7 +93,7 @@ class OutputFolder:
             return True
         run = read_checked(self.work / _RUN_NAME)
         if run is not None:
-            self._refuse_other(run)
+            self._refuse_other({"verdicts": ""} | run, self._run)
         elif foreign := self._foreign_files():
             raise MipsError(
                 f"output folder {self.path} holds something else ({foreign[0]}); "
@@ -107,8 +111,8 @@ class OutputFolder:
             found += [str(file.relative_to(self.path)) for file in self.work.iterdir()]
         return sorted(set(found) - ours)
 
-    def _refuse_other(self, found: dict[str, Any]) -> None:
-        for key, wanted in self.header.items():
+    def _refuse_other(self, found: dict[str, Any], run: dict[str, Any]) -> None:
+        for key, wanted in run.items():
             difference = _difference(key, found.get(key), wanted)
             if difference:
                 raise MipsError(
@@ -133,7 +137,7 @@ class OutputFolder:
                     f"another run has finished {self.path} meanwhile; nothing is left to do"
                 )
             if read_checked(self.work / _RUN_NAME) is None:
-                write_checked(self.work / _RUN_NAME, self.header)
+                write_checked(self.work / _RUN_NAME, self._run)
                 # Without it all that follows would look like something else after a power cut.
                 flush_to_disk(self.work / _RUN_NAME)
                 flush_to_disk(self.work)
@@ -158,4 +162,5 @@ def _difference(key: str, found: Any, wanted: Any) -> str:
         return ""
     if found == wanted:
         return ""
+    found, wanted = ("none" if value == "" else value for value in (found, wanted))
     return f"{key} is {found} there and {wanted} here"

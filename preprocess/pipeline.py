@@ -27,7 +27,7 @@ from preprocess.accounting import account, summary
 from preprocess.assembly import Assembly
 from preprocess.card import write_card
 from preprocess.isolation import Limits
-from preprocess.journal import Journal
+from preprocess.journal import Journal, journal_digest
 from preprocess.merge import FirstRows, find_first_rows
 from preprocess.output import VERDICTS_NAME, OutputFolder
 from preprocess.pool import Task, WorkerPool
@@ -133,7 +133,7 @@ def preprocess(config: PreprocessConfig) -> None:
         check_backend(config.conformer_backend)
     source = inspect(config.input, config.column)
     header = manifest_header(config, source)
-    folder = OutputFolder(config.output, header)
+    folder = OutputFolder(config.output, header, journal_digest(config.verdicts))
     if folder.is_finished():
         print(f"{folder.path} is finished already; nothing to do")
         return

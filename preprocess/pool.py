@@ -124,6 +124,8 @@ class WorkerPool:
             }
         try:
             ray.init(**options)
+        except SystemExit as error:  # what Ray's own handler of SIGTERM raises meanwhile
+            raise KeyboardInterrupt from error
         except Exception as error:  # Ray raises bare ones
             first_line = str(error).strip().partition("\n")[0]
             raise MipsError(

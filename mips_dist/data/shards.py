@@ -269,7 +269,9 @@ def read_manifest(directory: str | Path) -> Manifest:
                 raise ValueError("its sha256 is not that of its text: it was altered")
             return manifest
     except DAMAGED as error:
-        raise MipsError(f"{path} cannot be read ({error}); {remedy}") from error
+        raise MipsError(
+            f"{path} cannot be read ({error}); copy it again from where it was made, or {remedy}"
+        ) from error
     raise MipsError(
         f"{path} has shard schema {version}, this version reads {SCHEMA_VERSION}; {remedy}"
     )

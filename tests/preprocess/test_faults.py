@@ -17,7 +17,8 @@ from mips_dist.data.shards import load, read_manifest
 from mips_dist.errors import MipsError
 from preprocess import isolation
 from preprocess.isolation import Condemned, Finished, Isolated, Limits
-from preprocess.journal import Journal
+from preprocess.journal import Journal, journal_digest
+from preprocess.pool import WorkerPool
 from preprocess.work import canonical_rows
 from tests.preprocess.test_pipeline import (
     InlinePool,
@@ -144,7 +145,7 @@ def test_journal(tmp_path: Path) -> None:
     assert other.read_bytes() == path.read_bytes()
 
     with pytest.raises(MipsError, match=r"no file .*; check the path of verdicts="):
-        Journal(other, settings, str(tmp_path / "nowhere"))
+        journal_digest(str(tmp_path / "nowhere"))
     journal.add("step", "a", "crashed: later, elsewhere")
     assert journal.find("step", ["a"]) == {0: "timed_out: y"}  # as in the rows before
     whole = path.read_bytes()
@@ -281,6 +282,17 @@ def test_a_worker_node_may_die(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(pipeline, "WorkerPool", InlinePool)
     assert in_process(source, tmp_path / "calm") == 0
     assert contents(output) == contents(tmp_path / "calm")
+
+
+def test_sigterm_while_ray_starts_is_an_interrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(**_: Any) -> None:  # Ray's handler is installed early in it
+        raise SystemExit(signal.SIGTERM)
+
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(KeyboardInterrupt):
+        WorkerPool(1, LIMITS, Journal(tmp_path / "verdicts.json", {}))
 
 
 def test_sigterm_to_the_driver_is_one_line(tmp_path: Path) -> None:
