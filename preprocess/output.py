@@ -85,7 +85,8 @@ class OutputFolder:
             for table in tables:
                 if not (self.path / table).is_file():
                     raise MipsError(
-                        f"{self.path / table} is missing; remove the folder and run again"
+                        f"{self.path / table} is missing; `python -m preprocess repair` may "
+                        "rebuild it, or remove the folder and run again"
                     )
             shutil.rmtree(self.work, ignore_errors=True)  # if a crash left it behind
             return True

@@ -191,7 +191,7 @@ def test_a_folder_of_another_run_or_of_something_else_is_refused(
     assert contents(output) == before
     for name in ("rejects.csv", "merged.csv"):
         (output / name).unlink()
-        refused(f"{name} is missing; remove the folder and run again", source, output)
+        refused(f"{name} is missing; `python -m preprocess repair` may rebuild it", source, output)
         (output / name).write_bytes(before[name])
     shard = output / read_manifest(output).shards[0].name
     shard.write_bytes(shard.read_bytes()[:-512])
