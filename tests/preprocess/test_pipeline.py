@@ -13,7 +13,7 @@ import pytest
 
 from mips_dist.chem import psmiles as psmiles_module
 from mips_dist.chem.psmiles import RepeatUnit, canonicalize
-from mips_dist.chem.sample import Sample
+from mips_dist.chem.sample import CONTENTS, Sample, content_for
 from mips_dist.config import run
 from mips_dist.data.shards import load, read_manifest
 from preprocess import pipeline, work
@@ -143,6 +143,25 @@ def test_a_canonicalization_that_raises_costs_one_row(monkeypatch: pytest.Monkey
     verdicts = work.canonical_rows(["*O*", "*CC*", "*N*"], {})
     assert verdicts.canonical == ["*O*", None, "*N*"]
     assert verdicts.reasons == {1: "canonicalization_failed: IndexError"}
+
+
+@pytest.mark.usefixtures("inline")
+def test_contents_hold_one_another(tmp_path: Path) -> None:
+    source = corpus(tmp_path / "in.csv", 24)
+    blocks = {}
+    for content in CONTENTS:
+        assert in_process(source, tmp_path / content, f"content={content}") == 0
+        blocks[content] = load(tmp_path / content)
+        names = [group["name"] for group in read_manifest(tmp_path / content).descriptors]
+        assert sorted(names) == sorted(blocks[content].descriptors)
+        assert content_for(names) == content
+    least, middle, most = (blocks[content] for content in CONTENTS)
+    assert set(middle.descriptors) == {"rdkit_2d"}
+    assert middle.descriptors["rdkit_2d"].tobytes() == most.descriptors["rdkit_2d"].tobytes()
+    assert middle.conformer_status is None
+    for block in (middle, most):
+        assert block.psmiles == least.psmiles
+        assert np.array_equal(block.pair_index, least.pair_index)
 
 
 @pytest.mark.usefixtures("inline")
