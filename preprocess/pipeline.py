@@ -20,7 +20,7 @@ from typing import Any, TypeVar, cast
 
 from mips_dist.chem.conformer import BACKENDS, check_backend
 from mips_dist.chem.graph import FEATURE_SCHEMA
-from mips_dist.chem.sample import CONTENTS, groups_of
+from mips_dist.chem.sample import CONTENTS, Content, groups_of
 from mips_dist.data.shards import BLOCK_SIZE, SCHEMA_VERSION, block_key
 from mips_dist.errors import UsageError
 from preprocess.accounting import account, summary
