@@ -102,11 +102,8 @@ def render(
 
 
 def _summary(manifest: Manifest) -> str:
-    what = (
-        "exact graphs of infinite chains, conformers and descriptors"
-        if manifest.content == "full"
-        else "exact graphs of infinite chains"
-    )
+    more = {"topology": "", "descriptors": ", descriptors", "full": ", conformers, descriptors"}
+    what = f"exact graphs of infinite chains{more[manifest.content]}"
     tiles = [
         ("rows read", manifest.num_rows),
         ("polymers kept", manifest.num_samples),
@@ -256,7 +253,7 @@ def _chemistry(statistics: Mapping[str, Mapping[str, int]], manifest: Manifest) 
     parts = [
         _shares("Conformers: method, and how it ended", "status", readable, total)
         if status
-        else "<p>No conformers were made (content=topology).</p>",
+        else f"<p>No conformers were made (content={escape(manifest.content)}).</p>",
         _shares("Polymers by what they have", "polymers", statistics.get("traits", {}), total)
         + _shares("Bond between units", "order", statistics.get("link_bonds", {}), total),
     ]

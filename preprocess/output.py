@@ -86,8 +86,8 @@ class OutputFolder:
             for table in manifest.tables:
                 if not (self.path / table).is_file():
                     raise MipsError(
-                        f"{self.path / table} is missing; run `python -m preprocess repair "
-                        "output=DIR input=FILE`"
+                        f"{self.path / table} is missing; `python -m preprocess repair` may "
+                        "rebuild it, or remove the folder and run again"
                     )
             shutil.rmtree(self.work, ignore_errors=True)  # if a crash left it behind
             return True

@@ -16,11 +16,11 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from importlib.metadata import version
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from mips_dist.chem.conformer import BACKENDS, check_backend
-from mips_dist.chem.descriptors import descriptor_groups
 from mips_dist.chem.graph import FEATURE_SCHEMA
+from mips_dist.chem.sample import CONTENTS, Content, groups_of
 from mips_dist.data.shards import BLOCK_SIZE, SCHEMA_VERSION, block_key
 from mips_dist.errors import UsageError
 from preprocess.accounting import account, summary
@@ -43,8 +43,8 @@ T = TypeVar("T")
 CHUNK_SIZE = 2048  # rows of one task of the first pass
 # A block is one task of the second pass, some seconds of work: what the death of an actor costs.
 # Small blocks are slower to read, so those without conformers are as large as they can be.
-BLOCK_SIZES = {"full": 256, "topology": BLOCK_SIZE}
-BLOCKS_PER_SHARD = {"full": 32, "topology": 16}
+BLOCK_SIZES = {"topology": BLOCK_SIZE, "descriptors": BLOCK_SIZE, "full": 256}
+BLOCKS_PER_SHARD = {"topology": 16, "descriptors": 16, "full": 32}
 # Small inputs are cut into this many blocks, so that several actors have work.
 _MIN_BLOCKS = 8
 _MIN_BLOCK_SIZE = 16
@@ -65,7 +65,8 @@ class PreprocessConfig:
     num_actors
         Ray actors; null: one per core.
     content
-        ``full``: graph, conformer, descriptors; ``topology``: the graph alone.
+        ``topology``: the graph alone; ``descriptors``: also those that need no conformer;
+        ``full``: also a conformer and its descriptors.
     max_hops
         Radius of attention in bonds; models refuse shards made with another one.
     seed
@@ -100,7 +101,7 @@ class PreprocessConfig:
 
     def __post_init__(self) -> None:
         if self.content not in BLOCKS_PER_SHARD:
-            raise ValueError(f"content={self.content}: must be full or topology")
+            raise ValueError(f"content={self.content}: must be {', '.join(CONTENTS)}")
         if self.num_actors is not None and self.num_actors < 1:
             raise ValueError(f"num_actors={self.num_actors}: must be at least 1")
         if not 1 <= self.max_hops <= _MAX_HOPS:
@@ -174,8 +175,8 @@ def preprocess(config: PreprocessConfig) -> None:
 
 def manifest_header(config: PreprocessConfig, source: InputFile) -> dict[str, Any]:
     """Return the part of the manifest that is known before the work; it decides every byte."""
-    made = descriptor_groups(config.num_conformers, config.conformer_backend)
-    groups = made.values() if config.content == "full" else []
+    content = cast(Content, config.content)
+    groups = groups_of(content, config.num_conformers, config.conformer_backend)
     keys = ("name", "width", "version", "kind")
     return {
         "schema_version": SCHEMA_VERSION,

@@ -16,8 +16,8 @@ from preprocess.rows import InputFile
 
 # Bytes of shards per character of P-SMILES, and CPU time as a multiple of bare RDKit parsing, both
 # as `scripts/bench_scale.py` prints them: 20,000 (full: 400) polymers of the corpus, 2026-11-22.
-_SHARD_BYTES_PER_CHARACTER = {"topology": 6.3, "full": 26.0}
-_TIMES_PARSING = {"topology": 7.0, "full": 45.0}
+_SHARD_BYTES_PER_CHARACTER = {"topology": 6.3, "descriptors": 10.3, "full": 26.0}
+_TIMES_PARSING = {"topology": 7.0, "descriptors": 32.0, "full": 45.0}
 _TIMES_PARSING_PER_CONFORMER = 150.0  # of content=full
 # The work folder holds each spelling once, with its hash, and 48 bytes a row while merging.
 _WORK_BYTES_PER_ROW = 95
@@ -76,7 +76,7 @@ def look_ahead(source: InputFile, content: str, output: Path, num_conformers: in
     source
         The input; the length of its first rows stands for that of all.
     content
-        ``full`` or ``topology``.
+        ``topology``, ``descriptors`` or ``full``.
     output
         Output folder; need not exist.
     num_conformers

@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mips_dist.chem.conformer import MAX_EMBEDDED_ATOMS, STATUS_NAMES
-from mips_dist.chem.descriptors import descriptor_groups
 from mips_dist.chem.psmiles import InvalidPolymer, canonicalize, has_stereo_marks
-from mips_dist.chem.sample import Content, Sample, featurize, featurize_each
+from mips_dist.chem.sample import Content, Sample, featurize, featurize_each, groups_of
 from mips_dist.data.block import NO_CONFORMER, PolymerBlock, stack
 from mips_dist.data.index import index_blocks
 from mips_dist.data.shards import BlockRecord, encode_piece
@@ -123,8 +122,7 @@ def featurize_block(
         except MemoryError as error:
             raise OutOfMemory from error
 
-    made = descriptor_groups(num_conformers, conformer_backend)
-    groups = list(made.values()) if content == "full" else []
+    groups = groups_of(content, num_conformers, conformer_backend)
     places = [place for place in range(len(rows)) if place not in condemned]
     samples, failed = featurize_each([canonicals[place] for place in places], make)
     reasons = {rows[place]: reason for place, reason in condemned.items()}

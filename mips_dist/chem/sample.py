@@ -1,6 +1,6 @@
 """Everything that a shard holds of one polymer: graph, conformer, descriptors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -8,12 +8,21 @@ import numpy as np
 from rdkit import Chem
 
 from mips_dist.chem.conformer import Conformer, embed_each
-from mips_dist.chem.descriptors import atom_pair_3d, rdkit_2d
+from mips_dist.chem.descriptors import (
+    DESCRIPTOR_GROUPS,
+    DescriptorGroup,
+    atom_pair_3d,
+    descriptor_groups,
+    rdkit_2d,
+)
 from mips_dist.chem.graph import PolymerGraph, build_graphs
 from mips_dist.chem.psmiles import in_words
 from mips_dist.errors import MipsError
 
-Content = Literal["full", "topology"]
+# Each holds what the one before it holds: the graph; the descriptors that need no conformer; the
+# conformer and what is made of it. The last takes eight times as long as the one before it.
+Content = Literal["topology", "descriptors", "full"]
+CONTENTS = ("topology", "descriptors", "full")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +61,8 @@ def featurize(
     canonicals
         Texts written by `mips_dist.chem.psmiles.canonicalize`.
     content
-        ``full`` computes conformer and descriptors, ``topology`` the graph alone.
+        ``topology`` computes the graph alone, ``descriptors`` also what needs no conformer,
+        ``full`` everything.
     max_hops
         Radius of the pair search in bonds.
     seed
@@ -67,6 +77,9 @@ def featurize(
     if content == "topology":
         return [Sample(graph) for graph in graphs]
     mols = [Chem.MolFromSmiles(canonical) for canonical in canonicals]
+    if content == "descriptors":
+        described = zip(graphs, rdkit_2d(mols), strict=True)
+        return [Sample(graph, {"rdkit_2d": values}) for graph, values in described]
     found = embed_each(mols, seed, num_conformers, conformer_backend)
     samples = []
     for graph, mol, values, conformers in zip(graphs, mols, rdkit_2d(mols), found, strict=True):
@@ -77,6 +90,24 @@ def featurize(
             descriptors["atom_pair_3d"] = bits[0] if is_one else np.mean(bits, 0, np.float32)
         samples.append(Sample(graph, descriptors, conformers[0] if bits else None))
     return samples
+
+
+def groups_of(
+    content: Content, num_conformers: int = 1, conformer_backend: str = "rdkit"
+) -> list[DescriptorGroup]:
+    """Return the descriptor groups that `featurize` makes."""
+    groups = descriptor_groups(num_conformers, conformer_backend).values()
+    if content == "topology":
+        return []
+    return [group for group in groups if content == "full" or not group.needs_conformer]
+
+
+def content_for(groups: Collection[str]) -> Content:
+    """Return the least content that has these descriptor groups."""
+    if not groups:
+        return "topology"
+    needs_conformer = any(DESCRIPTOR_GROUPS[name].needs_conformer for name in groups)
+    return "full" if needs_conformer else "descriptors"
 
 
 def featurize_each(

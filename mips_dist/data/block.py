@@ -141,12 +141,16 @@ class PolymerBlock:
 
 def _gather(ragged: dict[str, Array], rows: Array) -> dict[str, Array]:
     """Return some rows of ragged fields of equal length."""
-    records = [x.base for x in ragged.values()]
-    first = records[0]
-    if first is not None and first.dtype.names and all(x is first for x in records):
-        # As `interleave` laid them out: one row of memory holds a row of every field.
-        whole = first.view(np.uint8).reshape(-1, first.dtype.itemsize)
-        return _views(np.take(whole, rows, axis=0).view(first.dtype)[:, 0])
+    records = next(iter(ragged.values())).base
+    if isinstance(records, np.ndarray) and records.dtype.names:
+        laid_out = _views(records)
+        if laid_out.keys() == ragged.keys() and all(
+            x.__array_interface__ == laid_out[name].__array_interface__
+            for name, x in ragged.items()
+        ):
+            # As `_interleave` laid them out: one row of memory holds a row of every field.
+            whole = records.view(np.uint8).reshape(-1, records.dtype.itemsize)
+            return _views(np.take(whole, rows, axis=0).view(records.dtype)[:, 0])
     return {name: np.take(x, rows, axis=ragged_axis(name)) for name, x in ragged.items()}
 
 

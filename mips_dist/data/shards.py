@@ -82,7 +82,7 @@ class Manifest:
 
     schema_version: int
     feature_schema: int
-    content: Literal["full", "topology"]
+    content: Literal["topology", "descriptors", "full"]
     max_hops: int
     seed: int
     num_conformers: int = 1

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mips_dist.chem.sample import content_for
 from mips_dist.config import configs_dir
 from mips_dist.data.block import PolymerBlock
 from mips_dist.data.files import write_atomically
@@ -319,7 +320,7 @@ def _preprocess(config: FinetuneConfig, canonicals: list[str], shards: Path) -> 
     overrides = {
         "input": str(structures.resolve()),
         "output": str(shards.resolve()),
-        "content": "full" if config.model.descriptors else "topology",
+        "content": content_for(config.model.descriptors),
         "max_hops": str(config.model.max_hops),
         "num_conformers": str(config.model.num_conformers),
         "conformer_backend": config.model.conformer_backend,

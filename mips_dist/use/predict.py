@@ -11,7 +11,7 @@ import torch
 
 from mips_dist.chem.conformer import check_backend
 from mips_dist.chem.descriptors import descriptor_groups
-from mips_dist.chem.sample import Content, featurize, featurize_each
+from mips_dist.chem.sample import content_for, featurize, featurize_each
 from mips_dist.data.batch import collate
 from mips_dist.data.block import stack
 from mips_dist.data.schema import known_schema
@@ -87,7 +87,7 @@ def predict_one(bundle: Bundle, canonical: str) -> tuple[str, str]:
     """
     assert bundle.scaler is not None
     config = bundle.model.config
-    content: Content = "full" if config.descriptors else "topology"
+    content = content_for(config.descriptors)
     number, backend = config.num_conformers, config.conformer_backend
     samples, failed = featurize_each(
         [canonical],

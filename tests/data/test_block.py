@@ -1,6 +1,6 @@
 """A block holds exactly the arrays of its polymers, whichever are chosen."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from mips_dist.chem.descriptors import DESCRIPTOR_GROUPS
 from mips_dist.chem.graph import PolymerGraph
 from mips_dist.chem.sample import Sample
 from mips_dist.data.block import NO_CONFORMER, PolymerBlock, concatenate, stack
+from mips_dist.data.shards import decode_shard, encode_shard
 
 
 def test_every_graph_field_comes_back(samples: list[Sample]) -> None:
@@ -50,6 +51,24 @@ def test_select_is_polymer_by_polymer(block, assert_equal, indices: list[int]) -
     assert len(selected) == len(indices)
     if indices:
         assert_equal(selected, concatenate([block.select([i]) for i in indices]))
+
+
+def test_select_is_the_same_however_the_fields_lie_in_memory(block, assert_equal) -> None:
+    chosen = [7, 0, 7, 11]
+    expected = block.select(chosen)
+    data, _, record = encode_shard(0, [block.select(range(5)), block.select(range(5, 12))])
+    first, second = decode_shard(data, record)
+    assert_equal(second.select([2, 6]), block.select([7, 11]))  # as it lies in the file
+    side_by_side = concatenate([first, second])
+    assert side_by_side.pair_hops.base is side_by_side.pair_index.base
+    assert_equal(side_by_side.select(chosen), expected)
+    assert_equal(concatenate([side_by_side, block]).select(chosen), expected)
+    # A field that is put in another's place counts, though it may be a view of the same memory.
+    for hops in (side_by_side.pair_hops[::-1], side_by_side.pair_hops + 1):
+        changed = replace(side_by_side, pair_hops=hops)
+        assert_equal(changed.select(range(12)), changed)
+    large = replace(block, pair_index=block.pair_index + 1000)
+    assert_equal(concatenate([first, large]).select([5, 16]), large.select([0, 11]))
 
 
 def test_stacking_parts_is_stacking_all(samples, block, assert_equal) -> None:

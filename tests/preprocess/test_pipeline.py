@@ -13,14 +13,10 @@ import pytest
 
 from mips_dist.chem import psmiles as psmiles_module
 from mips_dist.chem.psmiles import RepeatUnit, canonicalize
-from mips_dist.chem.sample import Sample
+from mips_dist.chem.sample import CONTENTS, Sample, content_for
 from mips_dist.config import run
 from mips_dist.data.shards import load, read_manifest
-from mips_dist.errors import MipsError
 from preprocess import pipeline, work
-from preprocess.output import OutputFolder
-from preprocess.rows import inspect
-from preprocess.verify import VerifyConfig, verify
 from tests.preprocess.inline import InlinePool
 from tests.preprocess.processes import descendants, is_alive, wait_for
 
@@ -150,6 +146,25 @@ def test_a_canonicalization_that_raises_costs_one_row(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("inline")
+def test_contents_hold_one_another(tmp_path: Path) -> None:
+    source = corpus(tmp_path / "in.csv", 24)
+    blocks = {}
+    for content in CONTENTS:
+        assert in_process(source, tmp_path / content, f"content={content}") == 0
+        blocks[content] = load(tmp_path / content)
+        names = [group["name"] for group in read_manifest(tmp_path / content).descriptors]
+        assert sorted(names) == sorted(blocks[content].descriptors)
+        assert content_for(names) == content
+    least, middle, most = (blocks[content] for content in CONTENTS)
+    assert set(middle.descriptors) == {"rdkit_2d"}
+    assert middle.descriptors["rdkit_2d"].tobytes() == most.descriptors["rdkit_2d"].tobytes()
+    assert middle.conformer_status is None
+    for block in (middle, most):
+        assert block.psmiles == least.psmiles
+        assert np.array_equal(block.pair_index, least.pair_index)
+
+
+@pytest.mark.usefixtures("inline")
 def test_a_file_of_bad_rows_alone_gives_an_empty_set(tmp_path: Path) -> None:
     source = tmp_path / "in.txt"
     source.write_text("CC\n=cmd\n\n")
@@ -195,7 +210,7 @@ def test_a_folder_of_another_run_or_of_something_else_is_refused(
     assert contents(output) == before
     for name in ("rejects.csv", "merged.csv"):
         (output / name).unlink()
-        refused(f"{name} is missing; run `python -m preprocess repair", source, output)
+        refused(f"{name} is missing; `python -m preprocess repair` may rebuild it", source, output)
         (output / name).write_bytes(before[name])
     shard = output / read_manifest(output).shards[0].name
     shard.write_bytes(shard.read_bytes()[:-512])
@@ -224,36 +239,6 @@ def test_a_begun_run_is_refused_to_another_and_to_a_second_process(
     assert in_process(source, output, f"verdicts={tmp_path / 'verdicts.json'}") == 1
     assert "verdicts is none there and " in capsys.readouterr().err
     assert in_process(source, output) == 0
-
-
-@pytest.mark.usefixtures("inline")
-def test_a_run_that_was_overtaken_touches_nothing(tmp_path: Path) -> None:
-    source, output = corpus(tmp_path / "in.csv", 20), tmp_path / "out"
-    config = pipeline.PreprocessConfig(input=str(source), output=str(output), content="topology")
-    header = pipeline.manifest_header(config, inspect(str(source), ""))
-    late = OutputFolder(str(output), header)
-    assert not late.is_finished()
-    assert in_process(source, output) == 0
-    before = contents(output)
-    with pytest.raises(MipsError, match="another run has finished"), late.begun():
-        pass
-    assert contents(output) == before
-
-
-@pytest.mark.usefixtures("inline")
-def test_what_is_made_is_known_before_work_begins(tmp_path: Path) -> None:
-    source, output = corpus(tmp_path / "in.csv", 20), tmp_path / "out"
-    (output / "work").mkdir(parents=True)
-    (output / "work" / "run.json").write_bytes(b"torn by a power cut")
-    assert in_process(source, output) == 0
-
-
-@pytest.mark.usefixtures("inline")
-def test_paths_of_any_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    source, output = corpus(Path("d'été, 50% (1)=\\.csv"), 5), Path("日本 \\'x\\")
-    assert in_process(source, output) == 0
-    assert run(verify, VerifyConfig, "verify", [f"output={output}"]) == 0
 
 
 @pytest.mark.usefixtures("inline")
