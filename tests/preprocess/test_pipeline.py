@@ -235,8 +235,7 @@ def test_a_begun_run_is_refused_to_another_and_to_a_second_process(
     monkeypatch.setattr(pipeline, "WorkerPool", InlinePool)
     assert in_process(source, output, "seed=1") == 1
     assert "seed is 0 there and 1 here" in capsys.readouterr().err
-    (told := tmp_path / "verdicts.json").write_text("[]")
-    assert in_process(source, output, f"verdicts={told}") == 1
+    assert in_process(source, output, f"verdicts={source}") == 1
     assert "verdicts is none there and " in capsys.readouterr().err
     assert in_process(source, output) == 0
 
