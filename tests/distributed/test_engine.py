@@ -16,7 +16,10 @@ POISONED = 7
 def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Findings of two ranks; `one` reads the checkpoints that they leave."""
     folder = tmp_path_factory.mktemp("engine")
-    return {"folder": folder, **work("stages+save_and_go_on+splits", folder, ranks=2)}
+    return {
+        "folder": folder,
+        **work("stages+save_and_go_on+splits+offload+recompute+xl", folder, ranks=2),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +93,29 @@ def test_two_ranks_stage_2_continue_on_one_rank_at_any_stage(one, two):
     for name, curve in one["load_elsewhere"].items():
         tolerance = 3e-2 if name.startswith("bf16") else 1e-5
         assert close(curve["losses"], expected, tolerance), name
+
+
+def test_offloading_changes_nothing(two):
+    found = two["offload"]
+    for setup in ("fp32-1", "fp32-3", "bf16-1", "bf16-2", "bf16-3"):
+        offloaded, on_board = found[f"{setup}-optimizer"], found[f"{setup}-none"]
+        assert offloaded["applied"] == on_board["applied"], setup
+        assert close(offloaded["losses"], on_board["losses"], 1e-5), setup
+
+
+def test_computing_layers_again_gives_the_same_bits(two):
+    found = two["recompute"]
+    for setup in ("fp32-0", "fp32-1", "fp32-3", "bf16-2", "bf16-3"):
+        assert found[f"{setup}-True"] == found[f"{setup}-False"], setup
+
+
+def test_the_largest_preset_is_built_in_parts_and_steps(two):
+    found = two["xl"]
+    assert found["parameters"] > 50_000_000
+    assert found["whole_on_a_rank"] == 0, "after building, every weight is on its rank alone"
+    assert found["differing"] == []
+    first, second = found["losses"]
+    assert second < first
+    for name in ("parameters", "master"):
+        assert found["held"][name] == pytest.approx(2 * found["parameters"], rel=0.02), name
+    assert found["held"]["optimizer"] == pytest.approx(4 * found["parameters"], rel=0.02)
