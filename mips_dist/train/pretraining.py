@@ -22,6 +22,7 @@ from mips_dist.train.engine import TrainEngine
 from mips_dist.train.metrics import Recorder, StepReport
 from mips_dist.train.objective import masked_atom_loss
 from mips_dist.train.optim import learning_rate, make_adam
+from mips_dist.train.plan import count_parameters
 from mips_dist.train.pretrain_config import QUICKSTART_SHARDS, PretrainConfig
 from mips_dist.train.probe import Probe
 from mips_dist.train.ranks import Ranks
@@ -145,8 +146,6 @@ def prepare(config: PretrainConfig, ranks: Ranks) -> Run:
     available = {group["name"] for group in corpus.manifest.descriptors}
     groups = [name for name in config.model.descriptors if name in available]
     model = replace(config.model, descriptors=groups)
-    with torch.device("meta"):
-        num_parameters = sum(p.numel() for p in MaskedAtomModel(model).parameters())
     return Run(
         config=config,
         ranks=ranks,
@@ -154,7 +153,9 @@ def prepare(config: PretrainConfig, ranks: Ranks) -> Run:
         plan=plan,
         corpus=corpus,
         model=model,
-        stage=ranks.share(lambda: choose_stage(config.zero, config.precision, num_parameters)),
+        stage=ranks.share(
+            lambda: choose_stage(config.zero, config.precision, count_parameters(model))
+        ),
     )
 
 

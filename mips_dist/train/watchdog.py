@@ -8,6 +8,7 @@ and all leave: a launcher then ends the rest.
 """
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -24,6 +25,8 @@ _TICKS = 4
 # Seconds between two; a fraction of the limit where that is short, as in tests.
 _LONGEST_TICK = 3.0
 _TICKS_PER_LIMIT = 12
+# Seconds that come before the first step in any case: the data set is read there.
+_SET_UP = 600.0
 
 
 class Watchdog:
@@ -34,7 +37,7 @@ class Watchdog:
     ranks
         Of the run.
     limit
-        Seconds that a step may take.
+        Seconds that a step may take; before the first one at least ten minutes.
     """
 
     def __init__(self, ranks: Ranks, limit: float) -> None:
@@ -80,6 +83,8 @@ class Watchdog:
     ) -> None:
         """Stop watching; an error of a collective, because a rank is gone, ends in the line."""
         if isinstance(error, RuntimeError) and self._ranks.world_size > 1:
+            # A launcher that has seen the rank die asks the others to end; the line comes first.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             time.sleep((_TICKS + 2) * self._tick)
             silent = self._silent()
             if silent:
@@ -109,7 +114,8 @@ class Watchdog:
     def _watch(self) -> None:
         """End the process when its step has not moved for the limit."""
         while not self._ended.wait(self._tick):
-            if time.monotonic() - self._moved > self._limit:
+            limit = self._limit if self._step else max(self._limit, _SET_UP)
+            if time.monotonic() - self._moved > limit:
                 self._leave(self._silent() or self._behind())
 
     def _silent(self) -> list[int]:

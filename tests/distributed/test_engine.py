@@ -1,10 +1,12 @@
 """The engine alone, on a toy model: what must not depend on ZeRO stage, ranks or micro-batches."""
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
+from mips_dist.train.plan import state_bytes
 from tests.distributed.conftest import work
 
 FP32 = [f"fp32-{stage}" for stage in range(4)]
@@ -18,7 +20,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("engine")
     return {
         "folder": folder,
-        **work("stages+save_and_go_on+splits+offload+recompute+xl", folder, ranks=2),
+        **work("stages+save_and_go_on+splits+offload+recompute+xl+memory", folder, ranks=2),
     }
 
 
@@ -119,3 +121,12 @@ def test_the_largest_preset_is_built_in_parts_and_steps(two):
     for name in ("parameters", "master"):
         assert found["held"][name] == pytest.approx(2 * found["parameters"], rel=0.02), name
     assert found["held"]["optimizer"] == pytest.approx(4 * found["parameters"], rel=0.02)
+
+
+@pytest.mark.parametrize("setup", FP32 + BF16)
+def test_the_plan_predicts_what_a_rank_holds(two, setup):
+    found = two["memory"]
+    precision, stage = setup.split("-")
+    predicted = asdict(state_bytes(found["parameters"], 2, int(stage), precision))
+    for kind, held in found[setup].items():
+        assert predicted[kind] == pytest.approx(held, rel=0.05), kind

@@ -20,6 +20,7 @@ from mips_dist.train import checkpoint, engine
 from mips_dist.train.engine import TrainEngine
 from mips_dist.train.objective import masked_atom_loss
 from mips_dist.train.optim import OptimizerConfig, make_adam
+from mips_dist.train.plan import count_parameters
 from mips_dist.train.pretrain_config import PretrainConfig
 from mips_dist.train.ranks import Ranks
 from mips_dist.train.validation import masked_classes
@@ -151,6 +152,34 @@ def xl(ranks: Ranks, folder: Path) -> dict:
     }
 
 
+def memory(ranks: Ranks, folder: Path) -> dict:
+    """Bytes that a rank holds between two micro-batches, by precision and stage."""
+    overrides = ["model=small", "model.descriptors=[]"]
+    config = compose(PretrainConfig, "pretrain", overrides)
+    found = {"parameters": count_parameters(config.model)}
+    batch = polymers()
+    for precision, stage in SETUPS:
+        trainer = TrainEngine(
+            lambda: MaskedAtomModel(config.model),
+            lambda parameters: make_adam(parameters, config.optimizer),
+            ranks,
+            stage=stage,
+            precision=precision,
+            grad_accum_steps=2,
+        )
+        steps_of(trainer, batch, 1)
+        for is_last in (False, True):
+            loss = masked_atom_loss(trainer(batch), masked_classes(batch)).loss_sum
+            trainer.backward(loss, 1, is_last=is_last)
+            if not is_last:
+                held = asdict(trainer.state_bytes())
+        # Adam's moments and, in bf16, the sum of gradients are there before the step only.
+        before = asdict(trainer.state_bytes())
+        found[f"{precision}-{stage}"] = {key: max(held[key], before[key]) for key in held}
+        trainer.close()
+    return found
+
+
 def save_and_go_on(ranks: Ranks, folder: Path) -> dict:
     """Ten steps at stage 2, a checkpoint, ten more; then the last ten again from the checkpoint."""
     trainer = toy.build(ranks, 2, dropout=0.2)
@@ -216,6 +245,7 @@ TASKS = {
     "offload": offload,
     "recompute": recompute,
     "xl": xl,
+    "memory": memory,
 }
 
 if __name__ == "__main__":
