@@ -1,6 +1,6 @@
 """Kill a two-rank pre-training run again and again; its curve must be that of an undisturbed one.
 
-    python scripts/pretrain_drill.py shards=DIR [--kills 100] [--steps 400] [--seed 0]
+    python scripts/pretrain_drill.py shards=DIR [--kills 100] [--steps 1500] [--seed 0]
                                      [--output FOLDER] [key=value ...]
 
 Each time the same command is started; after a random part of the time that a start and some steps
@@ -61,7 +61,7 @@ def disturb(run_dir: Path, overrides: list[str], chance: random.Random) -> str |
     try:
         # Half of the kills fall into the start, the others into steps after the next checkpoint.
         is_early = chance.random() < 0.5 and before > 0
-        wait = chance.uniform(0.0, 12.0) if is_early else chance.uniform(0.0, 2.0)
+        wait = chance.uniform(0.0, 12.0) if is_early else chance.uniform(0.0, 1.0)
         deadline = time.monotonic() + LONGEST_START
         while not is_early and newest_step(run_dir) == before and launcher.poll() is None:
             if time.monotonic() > deadline:
@@ -97,7 +97,7 @@ def main() -> int:
     """Disturb, complete, compare; 0 when the curves are the same."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="keep the two runs and their logs here")
     parser.add_argument("overrides", nargs="+", metavar="key=value", help="shards=DIR and others")

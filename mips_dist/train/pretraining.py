@@ -223,7 +223,7 @@ def describe(run: Run, loader: MaskedAtomLoader) -> list[str]:
     lines = [
         f"{len(loader.training_samples):,} polymers to train on, "
         f"{len(loader.held_out_samples):,} held out; {run.ranks.device.type}, {config.precision}, "
-        f"ZeRO stage {run.stage[0]} ({run.stage[1]})",
+        f"ZeRO stage {run.stage[0]} ({run.stage[1]}), offload {config.zero.offload}",
         str(run.plan),
     ]
     missing = [name for name in config.model.descriptors if name not in run.model.descriptors]

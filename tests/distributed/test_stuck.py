@@ -57,7 +57,7 @@ def strike(launcher: subprocess.Popen[str], run_dir: Path, rank: int, number: in
 
 
 def test_one_rank_stops_or_dies_and_the_run_goes_on_bit_equal(shards, tmp_path):
-    """Two jobs run beside each other throughout: ports, locks and build folders are their own."""
+    """Jobs run beside each other throughout: ports, locks and build folders are their own."""
     runs = {name: tmp_path / name for name in ("stopped", "killed", "straight")}
     arguments = {name: [f"shards={shards}", f"run_dir={run}", *LONG] for name, run in runs.items()}
     limit = "timeout_minutes=0.25"
@@ -70,6 +70,7 @@ def test_one_rank_stops_or_dies_and_the_run_goes_on_bit_equal(shards, tmp_path):
         ]
     for done in strikes:
         done.result()
+    straight = start(*arguments["straight"])
     for launcher, rank in zip(both, (1, 0), strict=True):
         _, err = launcher.communicate(timeout=120)
         assert launcher.returncode != 0
@@ -77,8 +78,8 @@ def test_one_rank_stops_or_dies_and_the_run_goes_on_bit_equal(shards, tmp_path):
         assert len(lines) == 1, err
         assert re.match(rf"error: rank {rank} of 2 did not answer at step \d+ ", lines[0]), err
 
-    again = [start(*arguments[name]) for name in runs]
-    for launcher in again:
+    again = [start(*arguments[name]) for name in ("stopped", "killed")]
+    for launcher in (straight, *again):
         out, err = launcher.communicate(timeout=240)
         assert launcher.returncode == 0, out + err
     expected = curve(runs["straight"])
