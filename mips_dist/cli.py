@@ -61,6 +61,32 @@ def predict(
     raise typer.Exit(guarded(work, debug))
 
 
+@app.command()
+def plan(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="see configs/plan.yaml")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Say what pre-training costs: memory of a GPU, hours, preprocessing, disk. Runs nothing.
+
+    Keys: model, num_gpus, gpu_gb, peak_tflops, peak_fraction, polymers, content, precision,
+    num_steps, global_batch_size, micro_batch_size, activation_checkpointing, zero.stage,
+    zero.offload, zero.bucket_elements, model.KEY.
+
+    Example: mips plan model=xl num_gpus=8 gpu_gb=80 polymers=1000000 zero.stage=3
+    """
+
+    def work() -> None:
+        from mips_dist.config import compose
+        from mips_dist.train.plan import PlanConfig
+        from mips_dist.train.plan import plan as make_plan
+
+        print("\n".join(make_plan(compose(PlanConfig, "plan", overrides or []))))
+
+    raise typer.Exit(guarded(work, debug))
+
+
 def main() -> None:
     """Run the command line and exit; usage errors with 2."""
     app(prog_name="mips")

@@ -99,7 +99,7 @@ def measure(shards: str, run_dir: str, preset: str, precision: str, steps: int, 
         return time.process_time()
 
     run = pretraining.prepare(config, ranks)
-    trainer, _ = pretraining.build_engine(run)
+    trainer = pretraining.build_engine(run)
     loader = pretraining.build_loader(run)
     state = pretraining.TrainState()
     seconds, waits, work, floors = [], [], [], []

@@ -20,10 +20,11 @@ from mips_dist.data.batch import PolymerBatch, collate
 from mips_dist.data.block import stack
 from mips_dist.model.mips import MaskedAtomModel
 from mips_dist.train import engine
-from mips_dist.train.engine import Ranks, TrainEngine
+from mips_dist.train.engine import TrainEngine
 from mips_dist.train.objective import masked_atom_loss
 from mips_dist.train.optim import make_adam
 from mips_dist.train.pretrain_config import PretrainConfig
+from mips_dist.train.ranks import Ranks
 from mips_dist.train.validation import masked_classes
 
 RANKS = 2
@@ -42,7 +43,7 @@ def measure(config: PretrainConfig, ranks: Ranks, stage: int, batch: PolymerBatc
     """Return the mean over ranks of each column, in bytes."""
     torch.manual_seed(0)
     trainer = TrainEngine(
-        MaskedAtomModel(config.model),
+        lambda: MaskedAtomModel(config.model),
         lambda parameters: make_adam(parameters, config.optimizer),
         ranks,
         stage=stage,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mips_dist.data.batch import PolymerBatch
 from mips_dist.model.attention import LocalAttention, PairBias
@@ -135,7 +136,11 @@ class Layer(nn.Module):
 
 
 class MipsEncoder(nn.Module):
-    """Polymers to atom vectors. As in the paper, nothing is normalised after the last layer."""
+    """Polymers to atom vectors. As in the paper, nothing is normalised after the last layer.
+
+    With ``recomputes_layers`` set, a layer keeps its input only and is computed again in the
+    backward pass, dropout included: less memory in training, the same bits.
+    """
 
     def __init__(self, config: MipsConfig) -> None:
         super().__init__()
@@ -151,13 +156,17 @@ class MipsEncoder(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
         groups = config.descriptors
         self.fusion = DescriptorFusion(config.hidden_dim, groups) if groups else None
+        self.recomputes_layers = False
 
     def forward(self, batch: PolymerBatch) -> Tensor:
         """Return the atom vectors (N, D)."""
         x_ND = self.embedding(batch)
         bias_XBTT = self.bias(x_ND, batch)
         for layer in self.layers:
-            x_ND = layer(x_ND, bias_XBTT, batch)
+            if self.recomputes_layers and torch.is_grad_enabled():
+                x_ND = checkpoint(layer, x_ND, bias_XBTT, batch, use_reentrant=False)
+            else:
+                x_ND = layer(x_ND, bias_XBTT, batch)
         if self.fusion is not None:
             check_descriptors(batch, self.fusion.groups)
             x_ND = self.fusion(x_ND, batch)

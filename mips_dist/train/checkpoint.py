@@ -1,8 +1,9 @@
 """Checkpoints that survive anything: one folder each, complete or absent, checked before use.
 
 ``step-00000200/`` holds ``weights.safetensors`` (fp32, by parameter name), ``moments.safetensors``
-(``exp_avg.NAME`` and ``exp_avg_sq.NAME``) and ``state.json`` with the sha256 of both. Nothing in it
-depends on the number of ranks, the ZeRO stage or the precision, and nothing is pickled.
+(``exp_avg.NAME`` and ``exp_avg_sq.NAME``), ``probe.safetensors`` (see `Probe`) and ``state.json``
+with the sha256 of them. Weights and moments do not depend on the number of ranks, the ZeRO stage or
+the precision, and nothing is pickled.
 """
 
 import hashlib
@@ -20,11 +21,12 @@ from torch import Tensor
 from mips_dist.data.files import file_sha256, flush_to_disk
 from mips_dist.errors import MipsError
 
-FORMAT = 1
+FORMAT = 2
 _PREFIX = "step-"
 _STATE = "state.json"
 _WEIGHTS = "weights.safetensors"
 _MOMENTS = "moments.safetensors"
+_PROBE = "probe.safetensors"
 _MOMENT_NAMES = ("exp_avg", "exp_avg_sq")
 _KEPT = 2
 
@@ -54,6 +56,11 @@ class Checkpoint:
         moments = {key: self._moments.get_tensor(f"{key}.{name}") for key in _MOMENT_NAMES}
         return {"weight": self._weights.get_tensor(name), **moments}
 
+    def probe(self) -> dict[str, Tensor]:
+        """Return the tensors of the probe."""
+        with safe_open(str(self.path / _PROBE), "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
     def names(self) -> set[str]:
         """Return the names of the parameters."""
         return set(self._weights.keys())
@@ -67,6 +74,7 @@ def save(
     root: Path,
     step: int,
     tensors: Iterable[tuple[str, Mapping[str, Tensor]]],
+    probe: Mapping[str, Tensor],
     state: dict[str, Any],
 ) -> Path:
     """Write a checkpoint, then drop all but the newest two.
@@ -82,6 +90,8 @@ def save(
         Optimizer steps done.
     tensors
         Pairs of `TrainEngine.full_state`.
+    probe
+        Tensors of the probe.
     state
         Values for JSON.
     """
@@ -98,7 +108,8 @@ def save(
             moments |= {f"{key}.{name}": whole[key].contiguous() for key in _MOMENT_NAMES}
         save_file(weights, partial / _WEIGHTS)
         save_file(moments, partial / _MOMENTS)
-        files = {name: file_sha256(partial / name) for name in (_WEIGHTS, _MOMENTS)}
+        save_file(dict(probe), partial / _PROBE)
+        files = {name: file_sha256(partial / name) for name in (_WEIGHTS, _MOMENTS, _PROBE)}
         body = {"format": FORMAT, "step": step, "files": files, "state": state}
         text = json.dumps({"sha256": _digest(body), **body}, indent=1)
         (partial / _STATE).write_text(text + "\n", encoding="utf-8")

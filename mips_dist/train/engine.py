@@ -12,12 +12,12 @@ import logging
 import os
 import socket
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,101 +26,24 @@ from torch import Tensor, nn
 from mips_dist.errors import MipsError, UsageError
 from mips_dist.train import partitions
 from mips_dist.train.partitions import StateBytes
+from mips_dist.train.ranks import Ranks, leave_quietly
+from mips_dist.train.zero import ZeroConfig
 
-T = TypeVar("T")
-
-PRECISIONS = ("fp32", "bf16", "fp16")
-
-# Elements that one reduction or gather carries: a few collectives per step for the base preset,
-# while the buffer stays small beside the training state (DeepSpeed's default is 500 million).
-_BUCKET_ELEMENTS = 16_000_000
 # ZeRO-3 leaves parameters up to this size whole on every rank: norms and biases, not matrices.
 _PERSISTENT_ELEMENTS = 1_024
 
 
-@dataclass(kw_only=True, slots=True)
-class ZeroConfig:
-    """What the ranks share out: 0 nothing, 1 optimizer state, 2 also gradients, 3 also weights."""
-
-    stage: int = 1
-
-    def __post_init__(self) -> None:
-        if self.stage not in (0, 1, 2, 3):
-            raise ValueError(f"zero.stage={self.stage} must be 0, 1, 2 or 3")
+# The watchdog ends a stuck job at its limit, with a line; torch's own limit, this much later and
+# with a traceback, is for what happens before the watchdog watches.
+_GRACE_MINUTES = 2.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ranks:
-    """Where one process stands among the processes of the run."""
-
-    rank: int
-    world_size: int
-    local_rank: int
-    device: torch.device
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this rank writes files and talks to the user."""
-        return self.rank == 0
-
-    def sum(self, *values: float) -> list[float]:
-        """Add numbers over all ranks in float64; every rank gets the sums."""
-        # float64 holds every count and every float32 sum exactly enough not to depend on the split.
-        total = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(total)
-        return total.tolist()
-
-    def share(self, make: Callable[[], T]) -> T:
-        """Call a function on rank 0 and give every rank its result.
-
-        When it raises a ``MipsError``, every rank leaves with that error's exit code, and only
-        rank 0 prints the line.
-        """
-        box: list[Any] = [None, None]
-        if self.is_main:
-            try:
-                box[0] = make()
-            except MipsError as error:
-                box[1] = error
-                dist.broadcast_object_list([None, error.exit_code], src=0)
-                raise
-        dist.broadcast_object_list(box, src=0)
-        if box[1] is not None:
-            _leave_quietly(box[1])
-        return box[0]
-
-    def together(self, make: Callable[[], T]) -> T:
-        """Call a function on every rank; when it fails on some, all leave and one says why."""
-        value, error = None, None
-        try:
-            value = make()
-        except MipsError as caught:
-            error = caught
-        speaker = torch.tensor(self.rank if error else self.world_size, device=self.device)
-        dist.all_reduce(speaker, dist.ReduceOp.MIN)
-        if error is not None and self.rank == int(speaker):
-            raise error
-        if int(speaker) < self.world_size:
-            _leave_quietly(MipsError.exit_code if error is None else error.exit_code)
-        return cast(T, value)
-
-    def fail(self, error: MipsError) -> None:
-        """Leave with an error that every rank has found; rank 0 prints it."""
-        if not self.is_main:
-            _leave_quietly(error.exit_code)
-        raise error
-
-
-def _leave_quietly(exit_code: int) -> None:
-    """Exit without a word, a moment after another rank has printed its line.
-
-    A launcher ends all ranks as soon as one has failed; the delay lets the line come first.
-    """
-    time.sleep(2.0)
-    sys.exit(exit_code)
-
-
-def start(precision: str, num_threads: int = 0, build_dir: Path | None = None) -> Ranks:
+def start(
+    precision: str,
+    num_threads: int = 0,
+    build_dir: Path | None = None,
+    timeout_minutes: float = 30.0,
+) -> Ranks:
     """Join the ranks that a launcher started, or be the only rank of a plain ``python`` process.
 
     Parameters
@@ -132,6 +55,8 @@ def start(precision: str, num_threads: int = 0, build_dir: Path | None = None) -
     build_dir
         Where DeepSpeed may put what it compiles; a folder of our own, so that a lock that a killed
         process left elsewhere cannot stop us.
+    timeout_minutes
+        How long the other ranks may take to arrive, and after that to answer.
     """
     if "RANK" not in os.environ:
         alone = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
@@ -142,7 +67,7 @@ def start(precision: str, num_threads: int = 0, build_dir: Path | None = None) -
     has_gpu = torch.cuda.is_available()
     if precision == "fp16" and not has_gpu:
         if rank != 0:
-            _leave_quietly(UsageError.exit_code)
+            leave_quietly(UsageError.exit_code)
         raise UsageError("precision=fp16 needs a CUDA GPU; use precision=bf16 or precision=fp32")
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
     torch.set_num_threads(num_threads or max(1, len(os.sched_getaffinity(0)) // local_size))
@@ -153,7 +78,18 @@ def start(precision: str, num_threads: int = 0, build_dir: Path | None = None) -
         os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(build_dir))
     deepspeed = _import_deepspeed(has_gpu)
     if not dist.is_initialized():
-        deepspeed.init_distributed("nccl" if has_gpu else "gloo", verbose=False)
+        try:
+            deepspeed.init_distributed(
+                "nccl" if has_gpu else "gloo",
+                verbose=False,
+                timeout=timedelta(minutes=timeout_minutes + _GRACE_MINUTES),
+            )
+        except dist.DistError as error:
+            raise MipsError(
+                f"rank {rank}: the {os.environ['WORLD_SIZE']} ranks did not find each other at "
+                f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} "
+                f"({' '.join(str(error).split())[:200]}); start all of them at the same time"
+            ) from error
         # Once for the process: DeepSpeed remembers its groups, and torch warns of open ones.
         atexit.register(dist.destroy_process_group)
     return Ranks(rank=rank, world_size=dist.get_world_size(), local_rank=local_rank, device=device)
@@ -185,16 +121,6 @@ def _import_deepspeed(has_gpu: bool) -> Any:
     return deepspeed
 
 
-def settle_stage(stage: int, precision: str) -> tuple[int, str | None]:
-    """Return the ZeRO stage that can run at this precision, and a line when it is another one."""
-    if stage == 0 and precision != "fp32":
-        return 1, (
-            f"zero.stage=0 with precision={precision} runs as stage 1: DeepSpeed's stage 0 follows "
-            "another update rule there"
-        )
-    return stage, None
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepResult:
     """What one optimizer step did: ``is_applied`` on every rank or on none."""
@@ -208,13 +134,17 @@ class TrainEngine:
 
     Parameters
     ----------
-    module
-        Built alike on every rank (rank 0's weights win); fp32.
+    make_module
+        Builds the module, fp32 on the CPU, alike on every rank (rank 0's weights win). Under ZeRO-3
+        each part is shared out as soon as it is built, so that no rank ever holds all weights; the
+        weights are the same as without.
     make_optimizer
         Gives a ``torch.optim.Adam`` for the module's parameters. Never DeepSpeed's own
         optimizers: they are compiled on first use.
     ranks, stage, precision
-        From `start` and `settle_stage`.
+        From `start` and `choose_stage`.
+    zero
+        The rest of the ZeRO settings.
     micro_batch_size, grad_accum_steps
         Polymers per micro-batch of a rank, and micro-batches per optimizer step.
     clip_norm
@@ -223,12 +153,13 @@ class TrainEngine:
 
     def __init__(
         self,
-        module: nn.Module,
+        make_module: Callable[[], nn.Module],
         make_optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
         ranks: Ranks,
         *,
         stage: int,
         precision: str,
+        zero: ZeroConfig | None = None,
         micro_batch_size: int = 1,
         grad_accum_steps: int = 1,
         clip_norm: float = 0.0,
@@ -238,7 +169,9 @@ class TrainEngine:
         self.ranks = ranks
         self.stage = stage
         self.precision = precision
+        self._zero = ZeroConfig() if zero is None else zero
         self._clip_norm = clip_norm
+        module = self._build_sharded(make_module) if stage == 3 else make_module()
         optimizer = make_optimizer([p for p in module.parameters() if p.requires_grad])
         self._engine: Any
         # Its bf16 optimizer prints memory tables that no log level silences.
@@ -250,6 +183,25 @@ class TrainEngine:
                 config=self._deepspeed_config(micro_batch_size, grad_accum_steps),
             )
 
+    def _build_sharded(self, make_module: Callable[[], nn.Module]) -> nn.Module:
+        """Build the module with each part's weights shared out before the next part is built."""
+        from deepspeed import zero
+
+        dtype = self.dtype
+
+        class Init(zero.Init):
+            def _zero_init_param(self, parameter: nn.Parameter) -> None:
+                # DeepSpeed would draw the numbers on the GPU and in bf16, so that the weights
+                # depended on both; drawn as everywhere else, they are only rounded.
+                parameter.data = parameter.data.to(dtype)
+                super()._zero_init_param(parameter)
+
+        with Init(dtype=dtype, tensor_overrides=[]):
+            module = make_module()
+        for buffer in module.buffers():
+            buffer.data = buffer.data.to(self.ranks.device)
+        return module
+
     def _deepspeed_config(self, micro_batch_size: int, grad_accum_steps: int) -> dict[str, Any]:
         config: dict[str, Any] = {
             "train_micro_batch_size_per_gpu": micro_batch_size,
@@ -259,12 +211,19 @@ class TrainEngine:
             "steps_per_print": None,
             "zero_optimization": {
                 "stage": self.stage,
-                "reduce_bucket_size": _BUCKET_ELEMENTS,
-                "allgather_bucket_size": _BUCKET_ELEMENTS,
-                "stage3_prefetch_bucket_size": _BUCKET_ELEMENTS,
+                "reduce_bucket_size": self._zero.bucket_elements,
+                "allgather_bucket_size": self._zero.bucket_elements,
+                "stage3_prefetch_bucket_size": self._zero.bucket_elements,
                 "stage3_param_persistence_threshold": _PERSISTENT_ELEMENTS,
                 "overlap_comm": self.ranks.device.type == "cuda",
+                "offload_optimizer": {
+                    "device": "cpu" if self._zero.offload == "optimizer" else "none",
+                    "pin_memory": self.ranks.device.type == "cuda",
+                },
             },
+            # Offloaded, torch's own fused Adam takes the step on the CPU: it is as fast as
+            # DeepSpeed's, which would have to be compiled, and gives the same bits as on board.
+            "zero_force_ds_cpu_optimizer": False,
             "bf16": {"enabled": self.precision == "bf16"},
             "fp16": {"enabled": self.precision == "fp16"},
         }
@@ -311,7 +270,12 @@ class TrainEngine:
             return self._plain_step()
         self._engine.step()
         norm = float(self._engine.get_global_grad_norm())
-        return StepResult(is_applied=bool(self._engine.was_step_applied()), grad_norm=norm)
+        is_applied = bool(self._engine.was_step_applied())
+        if not is_applied and self._zero.offload == "optimizer" and self.stage < 3:
+            # DeepSpeed 0.19.8 forgets these, and every later step would be refused too.
+            gradients = self._engine.optimizer.averaged_gradients
+            gradients.update(dict.fromkeys(gradients))
+        return StepResult(is_applied=is_applied, grad_norm=norm)
 
     def _plain_step(self) -> StepResult:
         """Stage 0: gradients are already averaged and whole on every rank, so the norm is local."""

@@ -4,8 +4,10 @@ from dataclasses import dataclass, field
 
 from mips_dist.data.masking import MaskingConfig
 from mips_dist.model.mips import MipsConfig
-from mips_dist.train.engine import PRECISIONS, ZeroConfig
 from mips_dist.train.optim import OptimizerConfig
+from mips_dist.train.zero import ZeroConfig
+
+PRECISIONS = ("fp32", "bf16", "fp16")
 
 QUICKSTART_SHARDS = "runs/quickstart/shards"
 
@@ -24,6 +26,9 @@ class PretrainConfig:
         See their classes.
     precision
         fp32, bf16 or fp16 (GPU only); the optimizer keeps fp32 in any case.
+    activation_checkpointing
+        Whether each layer keeps its input only and is computed again in the backward pass: less
+        memory, a third more work, the same bits.
     num_steps
         Optimizer steps of the whole run.
     global_batch_size
@@ -39,6 +44,8 @@ class PretrainConfig:
         Of initial weights, order, masks and dropout.
     num_threads
         CPU threads of a rank; 0 shares the cores out among the ranks of a machine.
+    timeout_minutes
+        A job in which a rank makes no step for so long ends, and says which rank it was.
     """
 
     shards: str = QUICKSTART_SHARDS
@@ -48,6 +55,7 @@ class PretrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     zero: ZeroConfig = field(default_factory=ZeroConfig)
     precision: str = "fp32"
+    activation_checkpointing: bool = False
     num_steps: int = 2_000
     global_batch_size: int = 256
     micro_batch_size: int = 0
@@ -56,6 +64,7 @@ class PretrainConfig:
     validate_every: int = 200
     seed: int = 0
     num_threads: int = 0
+    timeout_minutes: float = 30.0
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -66,5 +75,7 @@ class PretrainConfig:
         for name in ("micro_batch_size", "num_threads", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        if not self.timeout_minutes > 0:
+            raise ValueError(f"timeout_minutes={self.timeout_minutes} must be above 0")
         if not 0 <= self.held_out_fraction < 1:
             raise ValueError(f"held_out_fraction={self.held_out_fraction} must be in [0, 1)")

@@ -16,31 +16,23 @@ from mips_dist.data.shards import Manifest, load, read_index, read_manifest
 from mips_dist.errors import MipsError
 from mips_dist.model.bundle import save_bundle
 from mips_dist.model.mips import MaskedAtomModel, MipsConfig
-from mips_dist.train import checkpoint, engine
+from mips_dist.train import engine
 from mips_dist.train.batch_plan import BatchPlan, plan_batches
-from mips_dist.train.engine import Ranks, TrainEngine
+from mips_dist.train.engine import TrainEngine
 from mips_dist.train.metrics import Recorder, StepReport
 from mips_dist.train.objective import masked_atom_loss
 from mips_dist.train.optim import learning_rate, make_adam
+from mips_dist.train.plan import count_parameters
 from mips_dist.train.pretrain_config import QUICKSTART_SHARDS, PretrainConfig
+from mips_dist.train.probe import Probe
+from mips_dist.train.ranks import Ranks
+from mips_dist.train.resume import TrainState, find_checkpoint, is_finished, restore, save
 from mips_dist.train.run_dir import RunDir
 from mips_dist.train.signals import StopSignal
+from mips_dist.train.skipped import record_skipped
 from mips_dist.train.validation import masked_classes, validate
-
-_MOST_SKIPPED_IN_A_ROW = 5
-
-
-@dataclass(slots=True)
-class TrainState:
-    """Where the run is; everything else follows from it and the configuration.
-
-    ``step`` optimizer steps done; ``num_skipped`` of them were not applied because a loss or
-    gradient was not finite, the last ``skipped_in_a_row`` one after the other.
-    """
-
-    step: int = 0
-    num_skipped: int = 0
-    skipped_in_a_row: int = 0
+from mips_dist.train.watchdog import Watchdog
+from mips_dist.train.zero import choose_stage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +47,8 @@ class Corpus:
 class Run:
     """What stays the same throughout a run.
 
-    ``model`` is the configured model without the branches that the shards cannot feed.
+    ``model`` is the configured model without the branches that the shards cannot feed; ``stage``
+    the ZeRO stage that runs, with the reason.
     """
 
     config: PretrainConfig
@@ -64,6 +57,7 @@ class Run:
     plan: BatchPlan
     corpus: Corpus
     model: MipsConfig
+    stage: tuple[int, str]
 
     def identity(self) -> dict[str, Any]:
         """Return what a checkpoint must agree with."""
@@ -81,20 +75,31 @@ def train(config: PretrainConfig) -> int:
     -------
     Exit code: 0 done, 130 stopped by a signal, after a checkpoint.
     """
-    ranks = engine.start(config.precision, config.num_threads, Path(config.run_dir) / ".build")
+    ranks = engine.start(
+        config.precision,
+        config.num_threads,
+        Path(config.run_dir) / ".build",
+        config.timeout_minutes,
+    )
+    with Watchdog(ranks, 60 * config.timeout_minutes) as watchdog:
+        return train_on(config, ranks, watchdog)
+
+
+def train_on(config: PretrainConfig, ranks: Ranks, watchdog: Watchdog) -> int:
+    """Train on ranks that have found each other; see `train`."""
     run = prepare(config, ranks)
     first_step = ranks.share(lambda: find_checkpoint(run))
     if ranks.share(lambda: is_finished(run, first_step)):
         return 0
     changes = ranks.share(lambda: run.folder.open(config))
-    trainer, note = build_engine(run)
+    trainer = build_engine(run)
     loader = ranks.together(lambda: build_loader(run))
-    state = restore(run, first_step, trainer)
+    state, probe = restore(run, first_step, trainer)
     recorder = Recorder(run.folder.tensorboard, first_step, config.num_steps, ranks.is_main)
     with StopSignal() as stop, recorder:
-        for line in [*changes, *describe(run, trainer, loader), *note]:
+        for line in [*changes, *describe(run, loader)]:
             recorder.say(line)
-        return train_loop(run, trainer, loader, state, recorder, stop)
+        return train_loop(run, trainer, loader, state, probe, recorder, stop, watchdog)
 
 
 def train_loop(
@@ -102,19 +107,24 @@ def train_loop(
     trainer: TrainEngine,
     loader: MaskedAtomLoader,
     state: TrainState,
+    probe: Probe,
     recorder: Recorder,
     stop: StopSignal,
+    watchdog: Watchdog,
 ) -> int:
     """Step until the end or a signal, with checkpoints and validation; then leave the model."""
     config = run.config
     while state.step < config.num_steps:
+        watchdog.progress(state.step + 1)
         report, is_stopped = train_step(run, trainer, loader, state, stop)
         recorder.step(state.step, report)
-        guard_against_divergence(run, state, report, recorder)
+        if state.skipped_in_a_row:
+            rows = loader.micro_batches(state.step - 1)
+            recorder.say(record_skipped(run, state.step, state.skipped_in_a_row, report, rows))
         is_last = state.step == config.num_steps
         if is_stopped or is_last or state.step % config.checkpoint_every == 0:
             recorder.flush()
-            save(run, trainer, state)
+            save(run, trainer, state, probe)
         if is_stopped:
             recorder.say(f"stopped after step {state.step}; the same command continues from there")
             return 130
@@ -135,13 +145,17 @@ def prepare(config: PretrainConfig, ranks: Ranks) -> Run:
     corpus = ranks.share(lambda: open_corpus(config))
     available = {group["name"] for group in corpus.manifest.descriptors}
     groups = [name for name in config.model.descriptors if name in available]
+    model = replace(config.model, descriptors=groups)
     return Run(
         config=config,
         ranks=ranks,
         folder=RunDir(Path(config.run_dir)),
         plan=plan,
         corpus=corpus,
-        model=replace(config.model, descriptors=groups),
+        model=model,
+        stage=ranks.share(
+            lambda: choose_stage(config.zero, config.precision, count_parameters(model))
+        ),
     )
 
 
@@ -158,51 +172,27 @@ def open_corpus(config: PretrainConfig) -> Corpus:
     return Corpus(manifest=manifest, digest=digest)
 
 
-def find_checkpoint(run: Run) -> int:
-    """Return the step to continue from, 0 for a new run; refuse what is not of this run."""
-    run.folder.check(run.config)
-    newest = checkpoint.find_newest(run.folder.checkpoints, print)
-    if newest is None:
-        return 0
-    identity = run.identity()
-    for key in ("feature_schema", "model", "shards"):
-        if newest.state[key] != identity[key]:
-            raise MipsError(
-                f"checkpoint {newest.path} was made with another {key.replace('_', ' ')}; give the "
-                "shards and the model that it was trained with, or another run_dir"
-            )
-    if newest.step > run.config.num_steps:
-        raise MipsError(
-            f"run_dir={run.folder.path} is at step {newest.step} already, "
-            f"num_steps={run.config.num_steps} lies behind it; choose another run_dir"
-        )
-    return newest.step
-
-
-def is_finished(run: Run, first_step: int) -> bool:
-    """Whether nothing is left to do; rank 0 says so."""
-    if first_step < run.config.num_steps or not run.folder.has_model():
-        return False
-    print(f"run_dir={run.folder.path} is finished: {first_step} steps, model {run.folder.model}")
-    return True
-
-
-def build_engine(run: Run) -> tuple[TrainEngine, list[str]]:
-    """Build the model from the seed and give it to DeepSpeed; say what could not be had."""
+def build_engine(run: Run) -> TrainEngine:
+    """Build the model from the seed and give it to DeepSpeed."""
     config = run.config
     torch.manual_seed(config.seed)
-    stage, note = engine.settle_stage(config.zero.stage, config.precision)
-    trainer = TrainEngine(
-        MaskedAtomModel(run.model),
+
+    def make_module() -> MaskedAtomModel:
+        module = MaskedAtomModel(run.model)
+        module.encoder.recomputes_layers = config.activation_checkpointing
+        return module
+
+    return TrainEngine(
+        make_module,
         lambda parameters: make_adam(parameters, config.optimizer),
         run.ranks,
-        stage=stage,
+        stage=run.stage[0],
         precision=config.precision,
+        zero=config.zero,
         micro_batch_size=run.plan.micro_batch_size,
         grad_accum_steps=run.plan.grad_accum_steps,
         clip_norm=config.optimizer.clip_norm,
     )
-    return trainer, [note] if note else []
 
 
 def build_loader(run: Run) -> MaskedAtomLoader:
@@ -227,22 +217,13 @@ def build_loader(run: Run) -> MaskedAtomLoader:
     )
 
 
-def restore(run: Run, step: int, trainer: TrainEngine) -> TrainState:
-    """Load the checkpoint of a step into the engine, or begin at step 0."""
-    if step == 0:
-        return TrainState()
-    stored = checkpoint.open_at(run.folder.checkpoints, step)
-    trainer.load_full_state(stored.read, stored.state["adam_steps"])
-    return TrainState(**stored.state["train"])
-
-
-def describe(run: Run, trainer: TrainEngine, loader: MaskedAtomLoader) -> list[str]:
+def describe(run: Run, loader: MaskedAtomLoader) -> list[str]:
     """Say what runs, what was derived, and what was left out."""
     config = run.config
     lines = [
         f"{len(loader.training_samples):,} polymers to train on, "
         f"{len(loader.held_out_samples):,} held out; {run.ranks.device.type}, {config.precision}, "
-        f"ZeRO stage {trainer.stage}",
+        f"ZeRO stage {run.stage[0]} ({run.stage[1]}), offload {config.zero.offload}",
         str(run.plan),
     ]
     missing = [name for name in config.model.descriptors if name not in run.model.descriptors]
@@ -308,32 +289,6 @@ def train_step(
 def seed_dropout(seed: int, step: int, rank: int, micro_batch: int) -> None:
     """Make dropout a function of these four numbers, so that a resumed run repeats it."""
     torch.manual_seed(int(hash_keys(seed, step, rank, micro_batch)[0]))
-
-
-def guard_against_divergence(
-    run: Run, state: TrainState, report: StepReport, recorder: Recorder
-) -> None:
-    """Say that a step was not applied; give up after five in a row."""
-    if report.is_applied:
-        return
-    recorder.say(
-        f"step {state.step}: loss {report.loss:.4g} or gradient norm {report.grad_norm:.4g} is not "
-        "finite; no rank applied it"
-    )
-    if state.skipped_in_a_row >= _MOST_SKIPPED_IN_A_ROW:
-        run.ranks.fail(
-            MipsError(
-                f"no finite gradient at {state.skipped_in_a_row} steps in a row, up to step "
-                f"{state.step}; begin another run_dir with a lower optimizer.lr or precision=fp32"
-            )
-        )
-
-
-def save(run: Run, trainer: TrainEngine, state: TrainState) -> None:
-    """Write a checkpoint: all ranks gather, rank 0 writes."""
-    tensors = [pair for pair in trainer.full_state() if run.ranks.is_main]
-    values = {"train": asdict(state), "adam_steps": trainer.adam_steps(), **run.identity()}
-    run.ranks.share(lambda: checkpoint.save(run.folder.checkpoints, state.step, tensors, values))
 
 
 # ---- after the loop

@@ -23,8 +23,10 @@ _CHANGEABLE = {
     "validate_every",
     "micro_batch_size",
     "precision",
+    "activation_checkpointing",
     "zero",
     "num_threads",
+    "timeout_minutes",
 }
 
 

@@ -1,10 +1,12 @@
 """The engine alone, on a toy model: what must not depend on ZeRO stage, ranks or micro-batches."""
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
+from mips_dist.train.plan import state_bytes
 from tests.distributed.conftest import work
 
 FP32 = [f"fp32-{stage}" for stage in range(4)]
@@ -16,7 +18,10 @@ POISONED = 7
 def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Findings of two ranks; `one` reads the checkpoints that they leave."""
     folder = tmp_path_factory.mktemp("engine")
-    return {"folder": folder, **work("stages+save_and_go_on+splits", folder, ranks=2)}
+    return {
+        "folder": folder,
+        **work("stages+save_and_go_on+splits+offload+recompute+xl+memory", folder, ranks=2),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +95,38 @@ def test_two_ranks_stage_2_continue_on_one_rank_at_any_stage(one, two):
     for name, curve in one["load_elsewhere"].items():
         tolerance = 3e-2 if name.startswith("bf16") else 1e-5
         assert close(curve["losses"], expected, tolerance), name
+
+
+def test_offloading_changes_nothing(two):
+    found = two["offload"]
+    for setup in ("fp32-1", "fp32-3", "bf16-1", "bf16-2", "bf16-3"):
+        offloaded, on_board = found[f"{setup}-optimizer"], found[f"{setup}-none"]
+        assert offloaded["applied"] == on_board["applied"], setup
+        assert close(offloaded["losses"], on_board["losses"], 1e-5), setup
+
+
+def test_computing_layers_again_gives_the_same_bits(two):
+    found = two["recompute"]
+    for setup in ("fp32-0", "fp32-1", "fp32-3", "bf16-2", "bf16-3"):
+        assert found[f"{setup}-True"] == found[f"{setup}-False"], setup
+
+
+def test_the_largest_preset_is_built_in_parts_and_steps(two):
+    found = two["xl"]
+    assert found["parameters"] > 50_000_000
+    assert found["whole_on_a_rank"] == 0, "after building, every weight is on its rank alone"
+    assert found["differing"] == []
+    first, second = found["losses"]
+    assert second < first
+    for name in ("parameters", "master"):
+        assert found["held"][name] == pytest.approx(2 * found["parameters"], rel=0.02), name
+    assert found["held"]["optimizer"] == pytest.approx(4 * found["parameters"], rel=0.02)
+
+
+@pytest.mark.parametrize("setup", FP32 + BF16)
+def test_the_plan_predicts_what_a_rank_holds(two, setup):
+    found = two["memory"]
+    precision, stage = setup.split("-")
+    predicted = asdict(state_bytes(found["parameters"], 2, int(stage), precision))
+    for kind, held in found[setup].items():
+        assert predicted[kind] == pytest.approx(held, rel=0.05), kind

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mips_dist.train.engine import Ranks, TrainEngine, settle_stage
+from mips_dist.train.engine import TrainEngine
 from mips_dist.train.objective import masked_atom_loss
 from mips_dist.train.optim import OptimizerConfig, learning_rate, make_adam
+from mips_dist.train.ranks import Ranks
+from mips_dist.train.zero import ZeroConfig
 
 GLOBAL_BATCH = 16
 CLASSES = 7
@@ -53,14 +55,16 @@ def build(
     depth: int = 0,
     accum: int = 2,
     clip_norm: float = OPTIMIZER.clip_norm,
+    offload: str = "none",
 ) -> TrainEngine:
     torch.manual_seed(0)
     return TrainEngine(
-        Toy(dropout, depth),
+        lambda: Toy(dropout, depth),
         lambda parameters: make_adam(parameters, OPTIMIZER),
         ranks,
-        stage=settle_stage(stage, precision)[0],
+        stage=stage,
         precision=precision,
+        zero=ZeroConfig(offload=offload),
         micro_batch_size=GLOBAL_BATCH // (ranks.world_size * accum),
         grad_accum_steps=accum,
         clip_norm=clip_norm,

@@ -10,6 +10,8 @@ import torch
 from mips_dist.errors import MipsError
 from mips_dist.train import checkpoint
 
+PROBE = {"atom_features": torch.arange(6)}
+
 
 def tensors(step: int) -> list[tuple[str, dict[str, torch.Tensor]]]:
     generator = torch.Generator().manual_seed(step)
@@ -24,7 +26,7 @@ def tensors(step: int) -> list[tuple[str, dict[str, torch.Tensor]]]:
 
 def write(root: Path, *steps: int) -> None:
     for step in steps:
-        checkpoint.save(root, step, tensors(step), {"adam_steps": step})
+        checkpoint.save(root, step, tensors(step), PROBE, {"adam_steps": step})
 
 
 def newest(root: Path) -> tuple[int | None, list[str]]:
@@ -39,6 +41,7 @@ def test_round_trip_is_exact_and_keeps_two(tmp_path):
     found = checkpoint.find_newest(tmp_path, print)
     assert (found.step, found.state) == (15, {"adam_steps": 15})
     for opened in (found, checkpoint.open_at(tmp_path, 15)):
+        assert torch.equal(opened.probe()["atom_features"], PROBE["atom_features"])
         for name, whole in tensors(15):
             for key, tensor in whole.items():
                 assert torch.equal(opened.read(name)[key], tensor)
@@ -48,7 +51,9 @@ def test_none_at_all(tmp_path):
     assert newest(tmp_path / "nothing") == (None, [])
 
 
-@pytest.mark.parametrize("name", ["state.json", "weights.safetensors", "moments.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["state.json", "weights.safetensors", "moments.safetensors", "probe.safetensors"]
+)
 @pytest.mark.parametrize("harm", ["cut", "flip", "remove", "empty"])
 def test_a_damaged_one_is_named_and_the_one_before_is_used(tmp_path, name, harm):
     write(tmp_path, 5, 10)
@@ -89,10 +94,10 @@ def test_all_damaged_is_an_error_and_stays_one(tmp_path):
 
 
 def test_a_format_of_the_future_is_refused_not_skipped(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+    monkeypatch.setattr(checkpoint, "FORMAT", 3)
     write(tmp_path, 5)
     monkeypatch.undo()
-    with pytest.raises(MipsError, match="format 2"):
+    with pytest.raises(MipsError, match="format 3"):
         newest(tmp_path)
 
 
@@ -112,4 +117,8 @@ def test_state_is_plain_json(tmp_path):
     write(tmp_path, 5)
     values = json.loads((tmp_path / "step-00000005" / "state.json").read_text())
     assert values["step"] == 5
-    assert set(values["files"]) == {"weights.safetensors", "moments.safetensors"}
+    assert set(values["files"]) == {
+        "weights.safetensors",
+        "moments.safetensors",
+        "probe.safetensors",
+    }
