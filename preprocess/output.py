@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mips_dist.data.files import write_atomically
-from mips_dist.data.shards import MANIFEST_NAME, read_file, read_manifest
+from mips_dist.data.shards import MANIFEST_NAME, read_manifest
+from mips_dist.data.store import read_file
 from mips_dist.errors import MipsError
 from preprocess.isolation import VERDICT_CODES
 
