@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from mips_dist.data.files import flush_to_disk, write_atomically
-from mips_dist.data.shards import MANIFEST_NAME, read_file, read_manifest
+from mips_dist.data.shards import MANIFEST_NAME, read_manifest
+from mips_dist.data.store import read_file
 from mips_dist.errors import MipsError
 
 REJECTS_NAME = "rejects.csv"

@@ -5,15 +5,12 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
-import fsspec
-
-from mips_dist.errors import MipsError, UsageError
+from mips_dist.data.remote import connect, in_words, scheme_of, shown
+from mips_dist.errors import MipsError
 
 _BLOCK_BYTES = 1 << 23  # read ahead of a remote file
 _BUFFER_BYTES = 1 << 18
-_EXTRA = {"s3": "s3", "s3a": "s3", "http": "http", "https": "http"}
 
 
 class Source(io.RawIOBase):
@@ -66,14 +63,6 @@ class Source(io.RawIOBase):
         return int(self._file.tell())
 
 
-def shown(url: str) -> str:
-    """Return a URL without what may be secret in it."""
-    if "://" not in url:
-        return url
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
-
-
 @contextmanager
 def opened(url: str, is_whole: bool) -> Iterator[Source]:
     """Open a local path or a URL that fsspec knows.
@@ -95,42 +84,26 @@ def opened(url: str, is_whole: bool) -> Iterator[Source]:
     UsageError
         The URL holds a password.
     """
-    scheme = urlsplit(url).scheme if "://" in url else ""
-    if "@" in urlsplit(url).netloc and scheme:
-        raise UsageError(
-            f"input={shown(url)} was given with a password, which logs would keep; "
-            "set credentials in the environment (AWS_ACCESS_KEY_ID and so on)"
-        )
-    is_http = scheme in ("http", "https")
+    scheme = scheme_of(url)
     try:
-        options = {"client_kwargs": {"timeout": _patience()}} if is_http else {}
-        system, path = fsspec.core.url_to_fs(url, **options)
-        file = system.open(path, "rb", block_size=0 if is_http and is_whole else _BLOCK_BYTES)
+        system, path = connect(url)
+        is_stream = is_whole and scheme in ("http", "https")
+        file = system.open(path, "rb", block_size=0 if is_stream else _BLOCK_BYTES)
+    except MipsError:
+        raise
     except FileNotFoundError as error:
         # What a server does not show or is not there to show is not found either.
         remedy = "check address and credentials" if scheme else "check the path of input="
         raise MipsError(f"no file {shown(url)}; {remedy}") from error
-    except ImportError as error:
-        extra = _EXTRA.get(scheme)
-        remedy = f"pip install 'mips-dist[{extra}]'" if extra else "install it, or copy the file"
-        raise MipsError(f"{shown(url)} needs a package that is not installed; {remedy}") from error
     except Exception as error:  # each file system has its own classes
         raise _unreadable(url, error) from error
     with file:
         yield Source(url, file)
 
 
-def _patience() -> Any:
-    """Return time limits for http: none in all, for a file is read as fast as actors need it."""
-    from aiohttp import ClientTimeout
-
-    return ClientTimeout(total=None, sock_connect=30.0, sock_read=60.0)
-
-
 def _unreadable(url: str, error: Exception) -> MipsError:
-    words = " ".join(str(error).split())[:200].replace(url, shown(url)) or type(error).__name__
     if "://" in url:
         remedy = "check the address, credentials and connection, and run the same command again"
     else:
         remedy = "check the path of input="
-    return MipsError(f"{shown(url)} cannot be read ({words}); {remedy}")
+    return MipsError(f"{shown(url)} cannot be read ({in_words(url, error)}); {remedy}")

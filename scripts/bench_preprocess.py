@@ -4,7 +4,7 @@ One thread, process time, one run. The corpus of MIPS_DATA where it is set, else
 glass transition table. Parts are interleaved over rounds and the median is printed, for machines
 are noisy. X_per_cpu_s are polymers per CPU-second, X_x_parse is what a polymer costs in multiples
 of parsing it. The loader is what pre-training with the topology alone does: from a real shard file
-on disk (sha256 checked) and its index to shuffled, masked, packed batches.
+on disk (every array checked) and its index to shuffled, masked, packed batches.
 
     python scripts/bench_preprocess.py [--json FILE] [--num-polymers N] [--rounds N]
 """
@@ -31,16 +31,10 @@ from mips_dist.chem.descriptors import atom_pair_3d, rdkit_2d
 from mips_dist.chem.graph import build_graphs
 from mips_dist.chem.psmiles import canonicalize
 from mips_dist.chem.sample import Sample, featurize
-from mips_dist.data.block import concatenate, stack
+from mips_dist.data.block import stack
 from mips_dist.data.loader import MaskedAtomLoader
-from mips_dist.data.shards import (
-    BLOCK_SIZE,
-    ShardRecord,
-    decode_shard,
-    encode_shard,
-    read_shard,
-    read_shard_index,
-)
+from mips_dist.data.reader import ShardReader
+from mips_dist.data.shards import BLOCK_SIZE, ShardRecord, encode_shard
 
 BATCH = 512  # polymers of a batch of the loader
 NUM_LOADED = 4096  # polymers of the shard that it reads, so often in a round
@@ -98,16 +92,13 @@ def write_shard(folder: Path, texts: list[str]) -> ShardRecord:
 
 def load_batches(folder: Path, record: ShardRecord) -> None:
     """Read a shard and make every polymer of it part of one masked, packed batch."""
-    data = read_shard(folder, record)
-    block = concatenate(list(decode_shard(data, record, [], False, False)))
     loader = MaskedAtomLoader(
-        block,
-        keys=read_shard_index(folder, record).key,
+        ShardReader(folder, [record], groups=[]),
         seed=0,
-        global_batch_size=min(BATCH, len(block)),
+        global_batch_size=min(BATCH, record.num_samples),
         held_out_fraction=0.0,
     )
-    for step in range(-(-len(block) // loader.global_batch_size)):
+    for step in range(-(-record.num_samples // loader.global_batch_size)):
         loader.micro_batches(step)
 
 

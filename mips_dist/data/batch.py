@@ -4,7 +4,7 @@ Legend: G polymers, N atoms, P pairs, C cells (distinct (query, key) of the pair
 S path bonds, T pack size in tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -67,15 +67,21 @@ class PolymerBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PolymerBatch":
         """Return the batch on a device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-        def move(value: Any) -> Any:
+    def pin_memory(self) -> "PolymerBatch":
+        """Return the batch in memory that a GPU copies from while it computes."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "PolymerBatch":
+        def changed(value: Any) -> Any:
             if isinstance(value, Tensor):
-                return value.to(device, non_blocking=non_blocking)
+                return change(value)
             if isinstance(value, dict):
-                return {name: move(tensor) for name, tensor in value.items()}
+                return {name: change(tensor) for name, tensor in value.items()}
             return value
 
-        return PolymerBatch(**{f.name: move(getattr(self, f.name)) for f in fields(self)})
+        return PolymerBatch(**{f.name: changed(getattr(self, f.name)) for f in fields(self)})
 
 
 def collate(block: PolymerBlock, pack_size: int | None = DEFAULT_PACK_SIZE) -> PolymerBatch:

@@ -1,5 +1,6 @@
 """Shards and order to masked batches; the position of the loader is the step, nothing else."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,33 +9,35 @@ import numpy.typing as npt
 import torch
 
 from mips_dist.data.batch import DEFAULT_PACK_SIZE, PolymerBatch, collate
-from mips_dist.data.block import PolymerBlock
+from mips_dist.data.block import PolymerBlock, concatenate
 from mips_dist.data.masking import (
     MaskingConfig,
     atom_mask,
     corrupt_descriptors,
     drop_descriptors,
 )
-from mips_dist.data.order import batch_indices, held_out, spelling_keys, split
+from mips_dist.data.order import WINDOW_SIZE, Piece, TrainingOrder, hash_keys, held_out, split
+from mips_dist.data.prefetch import Prefetcher
+from mips_dist.data.reader import ShardReader, WindowReader
 from mips_dist.errors import MipsError
 
 Array = npt.NDArray[Any]
 
 # Masks of the held-out polymers never change: those of a step that training never reaches.
 _VALIDATION_STEP = -1
+_MOST_HELD_OUT = 20_000  # polymers to validate on, where that many are held out
 
 
 class MaskedAtomLoader:
-    """Masked micro-batches of any step, for one rank; holds the decoded data set in memory.
+    """Masked micro-batches of any step, for one rank.
 
-    Samples and masks are functions of (seed, step, row of the input file) alone (law L8).
+    Samples and masks are functions of (seed, step, row of the input file) alone (law L8). In memory
+    are the blocks of at most two windows of the order, and this rank's held-out polymers.
 
     Parameters
     ----------
-    block
-        The data set.
-    keys
-        (G,) keys of the spellings (`SampleIndex.key`); None: made here.
+    reader
+        The shards.
     seed
         Seed of order and masks.
     global_batch_size
@@ -47,13 +50,29 @@ class MaskedAtomLoader:
         Expected fraction of polymers held out for validation, by hash of the canonical spelling.
     pack_size
         Tokens of an attention pack.
+    num_prefetched
+        Steps that a background thread keeps ready; 0: none, and no thread.
+    pin_memory
+        Whether micro-batches lie in pinned memory, from which a GPU copies while it computes.
+    window_size
+        See `TrainingOrder`.
+
+    Attributes
+    ----------
+    training_samples
+        Polymers to train on, numbered as in the reader.
+    held_out_samples
+        Polymers to validate on: those held out, or of more than 20,000 the ones in the first blocks
+        by hash that hold that many; a function of the data set alone, which costs no reading of
+        the whole of it.
+    num_held_out
+        All polymers that are held out of training.
     """
 
     def __init__(
         self,
-        block: PolymerBlock,
+        reader: ShardReader,
         *,
-        keys: Array | None = None,
         seed: int,
         global_batch_size: int,
         grad_accum_steps: int = 1,
@@ -62,13 +81,15 @@ class MaskedAtomLoader:
         masking: MaskingConfig | None = None,
         held_out_fraction: float = 0.05,
         pack_size: int | None = DEFAULT_PACK_SIZE,
+        num_prefetched: int = 0,
+        pin_memory: bool = False,
+        window_size: int = WINDOW_SIZE,
     ) -> None:
         if global_batch_size < world_size * grad_accum_steps:
             raise ValueError(
                 f"global_batch_size={global_batch_size} is less than one polymer for each of "
                 f"{world_size} ranks x {grad_accum_steps} accumulation steps"
             )
-        self.block = block
         self.seed = seed
         self.global_batch_size = global_batch_size
         self.grad_accum_steps = grad_accum_steps
@@ -76,30 +97,50 @@ class MaskedAtomLoader:
         self.rank = rank
         self.masking = MaskingConfig() if masking is None else masking
         self.pack_size = pack_size
-        keys = spelling_keys(block.psmiles) if keys is None else keys
-        is_held_out = held_out(keys, held_out_fraction)
+        self._pin_memory = pin_memory
+        self._reader = reader
+        self._window = WindowReader(reader)
+        is_held_out = held_out(reader.key, held_out_fraction)
         self.training_samples: Array = np.flatnonzero(~is_held_out)
-        self.held_out_samples: Array = np.flatnonzero(is_held_out)
+        self.num_held_out = len(is_held_out) - len(self.training_samples)
+        self.held_out_samples = _validation_samples(reader, is_held_out)
         if not len(self.training_samples):
             raise MipsError("every polymer is held out; lower held_out_fraction or add polymers")
-        if 0 < len(self.held_out_samples) < world_size:
+        if 0 < self.num_held_out < world_size:
             raise MipsError(
-                f"{len(self.held_out_samples)} of {len(block)} polymers are held out, too few for "
+                f"{self.num_held_out} of {len(is_held_out)} polymers are held out, too few for "
                 f"{world_size} ranks; set held_out_fraction=0 or add polymers"
             )
+        per_block = np.add.reduceat(~is_held_out, reader.first, dtype=np.int64)
+        self._order = TrainingOrder(seed, per_block, window_size)
+        self._prefetch = Prefetcher(self._prepare, num_prefetched) if num_prefetched else None
+        self._held_out: tuple[PolymerBlock, list[Array]] | None = None
+
+    @property
+    def has_descriptors(self) -> bool:
+        """Whether batches have whole-polymer descriptors."""
+        return bool(self._reader.groups)
 
     def micro_batches(self, step: int) -> list[PolymerBatch]:
-        """Return this rank's micro-batches of an optimizer step, `is_masked` set."""
-        positions = batch_indices(
-            self.seed, step, len(self.training_samples), self.global_batch_size
-        )
-        parts = self._split(self.training_samples[positions], self.grad_accum_steps)
-        return [self._batch(samples, step, hide_descriptors=False) for samples in parts]
+        """Return this rank's micro-batches of an optimizer step, `is_masked` set.
+
+        Raises
+        ------
+        MipsError
+            Shards are missing, damaged or cannot be had.
+        """
+        return self._make(step) if self._prefetch is None else self._prefetch(step)
+
+    def close(self) -> None:
+        """End the background thread."""
+        if self._prefetch is not None:
+            self._prefetch.close()
 
     def validation_batches(self, with_descriptors: bool = True) -> list[PolymerBatch]:
         """Return this rank's part of the held-out polymers, as many batches on every rank.
 
         Over all ranks each held-out polymer occurs once, its atoms masked as at every other call.
+        They are read at the first one.
 
         Parameters
         ----------
@@ -109,26 +150,86 @@ class MaskedAtomLoader:
         """
         if not len(self.held_out_samples):
             return []
+        if self._held_out is None:
+            self._held_out = self._read_held_out()
+        block, parts = self._held_out
+        return [
+            self._batch(block.select(part), _VALIDATION_STEP, hide_descriptors=not with_descriptors)
+            for part in parts
+        ]
+
+    def _prepare(self, step: int) -> list[PolymerBatch]:
+        """Make a step in the background, and read what later ones need bit by bit."""
+        batches = self._make(step)
+        self._window.read_ahead(*self._order.after((step + 1) * self.global_batch_size))
+        return batches
+
+    def _make(self, step: int) -> list[PolymerBatch]:
+        pieces = self._order.step(step, self.global_batch_size)
+        samples = self.training_samples[np.concatenate([piece.samples for piece in pieces])]
+        parts = self._split(samples, self.grad_accum_steps)
+        # Of a small data set all windows are the whole of it, also that of the next epoch.
+        if all(np.array_equal(piece.blocks, pieces[0].blocks) for piece in pieces[1:]):
+            blocks = [self._window.select(pieces[0].blocks, samples[part]) for part in parts]
+        else:
+            blocks = self._select_across(pieces, samples, parts)
+        batches = [self._batch(block, step, hide_descriptors=False) for block in blocks]
+        return [batch.pin_memory() for batch in batches] if self._pin_memory else batches
+
+    def _select_across(
+        self, pieces: Sequence[Piece], samples: Array, parts: list[Array]
+    ) -> list[PolymerBlock]:
+        """Return the polymers of each part of a step whose pieces lie in several windows."""
+        mine = np.sort(np.concatenate(parts))
+        ends = np.cumsum([len(piece.samples) for piece in pieces])
+        by_piece = np.split(mine, np.searchsorted(mine, ends[:-1]))
+        found = [
+            self._window.select(piece.blocks, samples[places])
+            for piece, places in zip(pieces, by_piece, strict=True)
+            if len(places)
+        ]
+        block = concatenate(found)
+        return [block.select(np.searchsorted(mine, part)) for part in parts]
+
+    def _read_held_out(self) -> tuple[PolymerBlock, list[Array]]:
+        """Return this rank's held-out polymers, and which of them stand in each batch."""
         batch_size = max(1, self.global_batch_size // self.grad_accum_steps)
         # Rounded down where that would leave a rank with an empty batch.
         num_batches = min(
             -(-len(self.held_out_samples) // batch_size),
             len(self.held_out_samples) // self.world_size,
         )
-        return [
-            self._batch(samples, _VALIDATION_STEP, hide_descriptors=not with_descriptors)
-            for samples in self._split(self.held_out_samples, num_batches)
+        parts = self._split(self.held_out_samples, num_batches)
+        mine = np.sort(np.concatenate(parts))
+        samples = self.held_out_samples[mine]
+        numbers, starts = np.unique(self._reader.blocks_of(samples), return_index=True)
+        found = [
+            block.select(of_block - self._reader.first[number])
+            for number, of_block, block in zip(
+                numbers, np.split(samples, starts[1:]), self._reader.read(numbers), strict=True
+            )
         ]
+        return concatenate(found), [np.searchsorted(mine, part) for part in parts]
 
     def _split(self, samples: Array, num_batches: int) -> list[Array]:
-        sizes = self.block.num_atoms[samples]
-        return split(samples, sizes, self.world_size, num_batches, self.rank)
+        """Return which of the samples stand in each of this rank's batches."""
+        sizes = self._reader.num_atoms[samples]
+        return split(np.arange(len(samples)), sizes, self.world_size, num_batches, self.rank)
 
-    def _batch(self, samples: Array, step: int, hide_descriptors: bool) -> PolymerBatch:
-        block = self.block.select(samples)
+    def _batch(self, block: PolymerBlock, step: int, hide_descriptors: bool) -> PolymerBatch:
         if hide_descriptors:
             block = drop_descriptors(block)
         elif step != _VALIDATION_STEP:
             block = corrupt_descriptors(block, self.seed, step, block.row, self.masking)
         mask = atom_mask(self.seed, step, block.row, block.num_atoms, self.masking.rate)
         return replace(collate(block, self.pack_size), is_masked=torch.from_numpy(mask))
+
+
+def _validation_samples(reader: ShardReader, is_held_out: Array) -> Array:
+    """Return the held-out polymers to validate on; see `MaskedAtomLoader`."""
+    per_block = np.add.reduceat(is_held_out, reader.first, dtype=np.int64)
+    by_hash = np.argsort(hash_keys(np.arange(len(per_block))), kind="stable")
+    before = np.cumsum(per_block[by_hash]) - per_block[by_hash]
+    is_chosen = np.zeros(len(per_block), dtype=bool)
+    is_chosen[by_hash[before < _MOST_HELD_OUT]] = True
+    return np.flatnonzero(is_held_out & np.repeat(is_chosen, reader.num_samples))

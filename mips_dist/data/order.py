@@ -6,13 +6,18 @@ is the same at every world size and a resumed run needs no state beyond its step
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mips_dist.data.block import ragged_rows
+
 Array = npt.NDArray[Any]
+
+WINDOW_SIZE = 65_536  # training samples that are shuffled together
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -47,47 +52,98 @@ def uniform(*keys: int | Array) -> Array:
     return (hash_keys(*keys) >> np.uint64(11)) * 2.0**-53
 
 
-@lru_cache(maxsize=2)
-def epoch_order(seed: int, epoch: int, num_samples: int) -> Array:
-    """Return the permutation of one epoch, (num_samples,) int64.
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Positions of the order, one after the other, that lie in one window."""
 
-    Every sample gets a hash and the hashes are sorted; a shuffle over the whole data set, not over
-    a buffer. The last two epochs are kept, as a step may straddle them.
-    """
-    order = np.argsort(hash_keys(seed, epoch, np.arange(num_samples)), kind="stable")
-    order.flags.writeable = False
-    return order
+    blocks: Array  # (K,) blocks of the window, ascending
+    samples: Array  # (n,) training samples at these positions
 
 
-def batch_indices(seed: int, step: int, num_samples: int, global_batch_size: int) -> Array:
-    """Return the samples of one optimizer step over all ranks.
+class TrainingOrder:
+    """The endless order of the training samples, window after window, epoch after epoch.
 
-    Epochs follow each other without a gap: a step may end one and begin the next, so every sample
-    occurs exactly once in every epoch and no remainder is dropped.
+    In every epoch the blocks of the data set are permuted; blocks that follow each other form a
+    window of at most `window_size` samples and one block, and the samples of a window are permuted.
+    So a reader needs the blocks of one window at a time. Epochs follow each other without a gap:
+    every sample stands exactly once in each, and no remainder is dropped.
+
+    A data set of at most `window_size` samples is one window, which is a shuffle of all of it. In a
+    larger one two samples of a block still have independent places in their window, and windows
+    are made of other blocks in every epoch, but the samples of one block stand in the same window:
+    the polymers of a step come from the blocks of a window, not of the whole data set.
 
     Parameters
     ----------
     seed
         Seed of the order.
-    step
-        Optimizer step, from 0.
-    num_samples
-        Samples in the data set; at least 1.
-    global_batch_size
-        Samples of a step, over all ranks and micro-batches; may exceed `num_samples`.
-
-    Returns
-    -------
-    (global_batch_size,) int64 in [0, num_samples).
+    block_sizes
+        (B,) training samples of each block; they are numbered through, block after block.
+    window_size
+        Samples of a window.
     """
-    position, end = step * global_batch_size, (step + 1) * global_batch_size
-    parts = []
-    while position < end:
-        epoch, start = divmod(position, num_samples)
-        stop = min(num_samples, start + end - position)
-        parts.append(epoch_order(seed, epoch, num_samples)[start:stop])
-        position += stop - start
-    return np.concatenate(parts)
+
+    def __init__(self, seed: int, block_sizes: Array, window_size: int = WINDOW_SIZE) -> None:
+        self.seed = seed
+        self.num_samples = int(block_sizes.sum())
+        self._sizes = block_sizes.astype(np.int64)
+        self._first = np.cumsum(self._sizes) - self._sizes
+        self._num_windows = -(-self.num_samples // window_size)
+        # A step may straddle two of them; the window after is asked for as well.
+        self._epoch = lru_cache(maxsize=2)(self._make_epoch)
+        self._window = lru_cache(maxsize=2)(self._make_window)
+
+    def step(self, step: int, global_batch_size: int) -> list[Piece]:
+        """Return the samples of an optimizer step over all ranks, `global_batch_size` of them.
+
+        Parameters
+        ----------
+        step
+            From 0; no earlier step is looked at.
+        global_batch_size
+            Samples of a step; may exceed those of the data set.
+        """
+        position, end = step * global_batch_size, (step + 1) * global_batch_size
+        pieces = []
+        while position < end:
+            epoch, window, start, size = self._locate(position)
+            blocks, samples = self._window(epoch, window)
+            stop = min(size, start + end - position)
+            pieces.append(Piece(blocks, samples[start:stop]))
+            position += stop - start
+        return pieces
+
+    def after(self, position: int) -> tuple[Array, float]:
+        """Return the blocks of the next window, and the fraction of this one before a position."""
+        _, _, start, size = self._locate(position)
+        epoch, window, _, _ = self._locate(position - start + size)
+        return self._epoch(epoch)[0][window], start / size
+
+    def _locate(self, position: int) -> tuple[int, int, int, int]:
+        """Return epoch and window of a position, its place in the window, and the window's size."""
+        epoch, offset = divmod(position, self.num_samples)
+        starts = self._epoch(epoch)[1]
+        window = int(np.searchsorted(starts, offset, "right")) - 1
+        start = int(starts[window])
+        return epoch, window, offset - start, int(starts[window + 1]) - start
+
+    def _make_epoch(self, epoch: int) -> tuple[list[Array], Array]:
+        """Return the blocks of each window, and where each begins and the last ends (W + 1,)."""
+        blocks = np.flatnonzero(self._sizes)
+        # Negative numbers, as samples have the others.
+        blocks = blocks[np.argsort(hash_keys(self.seed, epoch, -1 - blocks), kind="stable")]
+        starts = np.cumsum(self._sizes[blocks]) - self._sizes[blocks]
+        # Equal parts, so that no small last window is left over.
+        window = starts * self._num_windows // self.num_samples
+        first = np.flatnonzero(np.diff(window, prepend=-1))
+        parts = [np.sort(part) for part in np.split(blocks, first[1:])]
+        return parts, np.append(starts[first], self.num_samples)
+
+    def _make_window(self, epoch: int, window: int) -> tuple[Array, Array]:
+        """Return the blocks of a window and its samples in order."""
+        blocks = self._epoch(epoch)[0][window]
+        samples = ragged_rows(self._first[blocks], self._sizes[blocks])
+        return blocks, samples[np.argsort(hash_keys(self.seed, epoch, samples), kind="stable")]
 
 
 def split(

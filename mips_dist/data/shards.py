@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import tarfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,8 @@ from typing import Any, Literal
 from mips_dist.data.block import PolymerBlock, concatenate
 from mips_dist.data.index import SampleIndex, index_blocks, join_indices
 from mips_dist.data.members import DAMAGED, decode_block, encode_block
+from mips_dist.data.remote import shown
+from mips_dist.data.store import REMEDY, ShardStore
 from mips_dist.errors import MipsError, UsageError
 
 SCHEMA_VERSION = 2
@@ -25,7 +27,6 @@ BLOCK_SIZE = 1024  # polymers of a block at most
 
 # A block whose polymers all failed is left out, and its number with it.
 _KEY = re.compile(r"\d{6}-\d{3}")
-_REMEDY = "copy it again from where it was made, or run `python -m preprocess repair output=DIR`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,32 +234,47 @@ def decode_shard(
         What to read; see `read_blocks`.
     """
     for block in record.blocks:
-        decoded = decode_block(block_members(data, block), groups, with_bonds, with_conformer)
-        sizes = len(decoded), len(decoded.is_backbone), len(decoded.pair_hops)
-        if sizes != (block.num_samples, block.num_atoms, block.num_pairs):
-            raise ValueError(f"block {block.key} has other sizes than its record")
-        yield decoded
+        members = block_members(data, block)
+        yield decode_record(block, members, groups, with_bonds, with_conformer)
+
+
+def decode_record(
+    record: BlockRecord,
+    members: Mapping[str, bytes | memoryview],
+    groups: Collection[str] | None,
+    with_bonds: bool,
+    with_conformer: bool,
+) -> PolymerBlock:
+    """Return a block of which the members were read, see `decode_shard` and `members`."""
+    block = decode_block(members, groups, with_bonds, with_conformer)
+    sizes = len(block), len(block.is_backbone), len(block.pair_hops)
+    if sizes != (record.num_samples, record.num_atoms, record.num_pairs):
+        raise ValueError(f"block {record.key} has other sizes than its record")
+    return block
 
 
 def read_manifest(directory: str | Path) -> Manifest:
-    """Read and check ``manifest.json`` of a shard folder.
+    """Read and check ``manifest.json`` of a shard folder, local or behind a URL.
 
     Raises
     ------
     MipsError
         No such folder, not finished, unreadable, or of another schema version.
     """
-    path = Path(directory) / MANIFEST_NAME
+    store = ShardStore(directory)
     remedy = "make shards with `python -m preprocess input=FILE output=DIR`"
-    if not path.parent.is_dir():
-        raise MipsError(f"no shard folder {path.parent}; {remedy}")
-    if not path.is_file():
+    path = Path(directory)
+    if not store.is_remote and not path.is_dir():
+        raise MipsError(f"no shard folder {path}; {remedy}")
+    if not store.is_remote and not (path / MANIFEST_NAME).is_file():
         raise MipsError(
-            f"{path.parent} has no {MANIFEST_NAME}, so it is no finished shard folder; "
+            f"{path} has no {MANIFEST_NAME}, so it is no finished shard folder; "
             f"{remedy}, or run the command that began it again"
         )
+    name = shown(store.address(MANIFEST_NAME))
+    data = store.file(MANIFEST_NAME)
     try:
-        text = path.read_bytes().decode()
+        text = data.decode()
         values = json.loads(text)
         version = values["schema_version"]
         if version == SCHEMA_VERSION:
@@ -270,45 +286,28 @@ def read_manifest(directory: str | Path) -> Manifest:
             return manifest
     except DAMAGED as error:
         raise MipsError(
-            f"{path} cannot be read ({error}); copy it again from where it was made, or {remedy}"
+            f"{name} cannot be read ({error}); copy it again from where it was made, or {remedy}"
         ) from error
     raise MipsError(
-        f"{path} has shard schema {version}, this version reads {SCHEMA_VERSION}; {remedy}"
+        f"{name} has shard schema {version}, this version reads {SCHEMA_VERSION}; {remedy}"
     )
 
 
-def read_file(path: Path, num_bytes: int, sha256: str | None) -> bytes:
-    """Return the bytes of a file of a shard folder, checked against what the manifest says.
-
-    Raises
-    ------
-    MipsError
-        The file is missing, truncated or altered.
-    """
-    if not path.is_file():
-        raise MipsError(f"{path} is missing; {_REMEDY}")
-    if path.stat().st_size != num_bytes:
-        raise MipsError(f"{path} has {path.stat().st_size} bytes instead of {num_bytes}; {_REMEDY}")
-    data = path.read_bytes()
-    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
-        raise MipsError(f"{path} was altered: its sha256 is not the manifest's; {_REMEDY}")
-    return data
-
-
 def read_shard(directory: str | Path, record: ShardRecord, verify: bool = True) -> bytes:
-    """Return the bytes of a shard, checked against the manifest (see `read_file`)."""
+    """Return the bytes of a shard, checked against the manifest (see `ShardStore.file`)."""
     sha256 = record.sha256 if verify else None
-    return read_file(Path(directory) / record.name, record.num_bytes, sha256)
+    return ShardStore(directory).file(record.name, record.num_bytes, sha256)
 
 
-def read_shard_index(directory: str | Path, record: ShardRecord) -> SampleIndex:
-    """Return the index of a shard, checked against the manifest (see `read_file`)."""
-    path = Path(directory) / record.index_name
-    data = read_file(path, record.index_num_bytes, record.index_sha256)
+def read_shard_index(directory: str | Path | ShardStore, record: ShardRecord) -> SampleIndex:
+    """Return the index of a shard, checked against the manifest (see `ShardStore.file`)."""
+    store = directory if isinstance(directory, ShardStore) else ShardStore(directory)
+    path = shown(store.address(record.index_name))
+    data = store.file(record.index_name, record.index_num_bytes, record.index_sha256)
     try:
         index = SampleIndex.decode(data)
     except DAMAGED as error:
-        raise MipsError(f"{path} cannot be decoded ({error}); {_REMEDY}") from error
+        raise MipsError(f"{path} cannot be decoded ({error}); {REMEDY}") from error
     if len(index) != record.num_samples:
         raise MipsError(f"{path} is of {len(index)} instead of {record.num_samples} polymers")
     return index
@@ -318,8 +317,13 @@ def read_index(directory: str | Path) -> SampleIndex:
     """Return what is known of every polymer of a shard folder, in order, without its shards."""
     parts = [read_shard_index(directory, record) for record in read_manifest(directory).shards]
     if not parts:
-        raise MipsError(f"shards in {directory} hold no polymer; see rejects.csv there")
+        raise no_polymer(directory)
     return join_indices(parts)
+
+
+def no_polymer(directory: str | Path) -> MipsError:
+    """Return the error for a folder in which every row was rejected."""
+    return MipsError(f"shards in {shown(str(directory))} hold no polymer; see rejects.csv there")
 
 
 def read_blocks(
@@ -349,7 +353,7 @@ def read_blocks(
     unknown = [name for name in groups or () if name not in known]
     if unknown:
         raise UsageError(
-            f"shards in {directory} have no descriptors {', '.join(unknown)} "
+            f"shards in {shown(str(directory))} have no descriptors {', '.join(unknown)} "
             f"(content={manifest.content}); they have: {', '.join(known) or 'none'}"
         )
     for record in manifest.shards:
@@ -357,9 +361,8 @@ def read_blocks(
         try:
             yield from decode_shard(data, record, groups, with_bonds, with_conformer)
         except DAMAGED as error:
-            raise MipsError(
-                f"{Path(directory) / record.name} cannot be decoded ({error}); {_REMEDY}"
-            ) from error
+            name = shown(ShardStore(directory).address(record.name))
+            raise MipsError(f"{name} cannot be decoded ({error}); {REMEDY}") from error
 
 
 def load(
@@ -371,5 +374,5 @@ def load(
     """Read a whole shard folder into memory, in the order of the input file (see `read_blocks`)."""
     blocks = list(read_blocks(directory, groups, with_bonds, with_conformer))
     if not blocks:
-        raise MipsError(f"shards in {directory} hold no polymer; see rejects.csv there")
+        raise no_polymer(directory)
     return concatenate(blocks)

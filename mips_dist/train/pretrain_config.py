@@ -19,7 +19,9 @@ class PretrainConfig:
     Attributes
     ----------
     shards
-        Folder made by ``python -m preprocess``.
+        Folder made by ``python -m preprocess``, or its URL (``s3://``, ``https://``).
+    cache_gb
+        Disk in ``run_dir`` for shards that come from a URL, in 10^9 bytes; 0: none.
     run_dir
         Where everything goes; the same command again continues what is there.
     model, masking, optimizer, zero
@@ -49,6 +51,7 @@ class PretrainConfig:
     """
 
     shards: str = QUICKSTART_SHARDS
+    cache_gb: float = 2.0
     run_dir: str = "runs/pretrain"
     model: MipsConfig = field(default_factory=MipsConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
@@ -77,5 +80,7 @@ class PretrainConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         if not self.timeout_minutes > 0:
             raise ValueError(f"timeout_minutes={self.timeout_minutes} must be above 0")
+        if not 0 <= self.cache_gb < float("inf"):
+            raise ValueError(f"cache_gb={self.cache_gb} must be a number that is not negative")
         if not 0 <= self.held_out_fraction < 1:
             raise ValueError(f"held_out_fraction={self.held_out_fraction} must be in [0, 1)")

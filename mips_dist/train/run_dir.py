@@ -18,6 +18,7 @@ _CONFIG = "config.yaml"
 _CHANGEABLE = {
     "run_dir",
     "shards",
+    "cache_gb",
     "num_steps",
     "checkpoint_every",
     "validate_every",

@@ -49,7 +49,7 @@ def validate(trainer: TrainEngine, loader: MaskedAtomLoader) -> Validation:
     if not count:
         return Validation()
     topology = None
-    if loader.block.descriptors:
+    if loader.has_descriptors:
         hidden = loader.validation_batches(with_descriptors=False)
         topology = _evaluate(trainer, hidden)[0] / count
     return Validation(

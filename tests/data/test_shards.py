@@ -10,8 +10,6 @@ import pytest
 from mips_dist.data.block import PolymerBlock, concatenate
 from mips_dist.data.shards import (
     MANIFEST_NAME,
-    SCHEMA_VERSION,
-    Manifest,
     decode_shard,
     encode_shard,
     load,
@@ -19,6 +17,7 @@ from mips_dist.data.shards import (
     read_manifest,
 )
 from mips_dist.errors import MipsError, UsageError
+from tests.data.shard_folder import write_shards
 
 
 @pytest.fixture
@@ -28,33 +27,7 @@ def shard_dir(tmp_path: Path, block: PolymerBlock) -> Path:
         [block.select(range(5)), block.select(range(5, 9))],
         [block.select(range(9, 12))],
     ]
-    records = []
-    for number, blocks in enumerate(contents):
-        data, index, record = encode_shard(number, blocks)
-        (tmp_path / record.name).write_bytes(data)
-        (tmp_path / record.index_name).write_bytes(index)
-        records.append(record)
-    manifest = Manifest(
-        schema_version=SCHEMA_VERSION,
-        feature_schema=1,
-        content="full",
-        max_hops=2,
-        seed=0,
-        descriptors=[{"name": "rdkit_2d"}, {"name": "atom_pair_3d"}],
-        config={},
-        input={},
-        software={},
-        num_rows=12,
-        num_samples=12,
-        num_merged=0,
-        num_rejected=0,
-        rejected_by_reason={},
-        stereo_dropped=0,
-        conformer_status={},
-        tables={},
-        shards=records,
-    )
-    (tmp_path / MANIFEST_NAME).write_text(manifest.to_json())
+    manifest = write_shards(tmp_path, contents)
     assert read_manifest(tmp_path) == manifest
     return tmp_path
 

@@ -1,0 +1,187 @@
+"""Blocks of a shard folder by number, and the window of them that is in memory. No torch.
+
+Only the members that are asked for are read, each by its byte range. Every byte of them that counts
+is checked: arrays by the CRC-32 in their archive, rows and spellings by the index, the index by the
+sha256 in the manifest.
+"""
+
+import zlib
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mips_dist.data.block import Array, PolymerBlock, concatenate
+from mips_dist.data.cache import ByteCache
+from mips_dist.data.members import BONDS, DAMAGED, DESCRIPTORS, NAMES, TOPOLOGY
+from mips_dist.data.shards import (
+    BlockRecord,
+    ShardRecord,
+    decode_record,
+    no_polymer,
+    read_shard_index,
+)
+from mips_dist.data.store import REMEDY, Part, ShardStore
+from mips_dist.errors import MipsError
+
+_TOGETHER = 8  # blocks that are fetched at once
+
+
+class ShardReader:
+    """The blocks of a shard folder; in memory is only what is known of each polymer, 12 bytes.
+
+    Parameters
+    ----------
+    folder
+        Local folder, or a URL that fsspec knows.
+    shards
+        Their records, from the manifest.
+    groups
+        Descriptor groups to read.
+    with_bonds
+        Whether to read bonds, and bond types along paths: what model.bond_path_bias needs.
+    cache
+        For what comes from a URL.
+
+    Attributes
+    ----------
+    num_samples
+        (B,) polymers of each block.
+    first
+        (B,) first polymer of each block; they are numbered through.
+    num_atoms
+        (G,) atoms of each polymer.
+    key
+        (G,) keys of the canonical spellings; see `order.spelling_keys`.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        shards: Sequence[ShardRecord],
+        *,
+        groups: Collection[str],
+        with_bonds: bool = False,
+        cache: ByteCache | None = None,
+    ) -> None:
+        self.groups = list(groups)
+        self._with_bonds = with_bonds
+        self._store = ShardStore(folder, cache)
+        self._blocks = [(shard, block) for shard in shards for block in shard.blocks]
+        if not self._blocks:
+            raise no_polymer(folder)
+        self.num_samples: Array = np.array([block.num_samples for _, block in self._blocks])
+        self.first: Array = np.cumsum(self.num_samples) - self.num_samples
+        self._names_crc: list[int] = []
+        sizes, keys = [], []
+        for shard in shards:
+            index = read_shard_index(self._store, shard)
+            sizes.append(index.num_atoms)
+            keys.append(index.key)
+            end = text_end = 0
+            for block in shard.blocks:
+                start, end = end, end + block.num_samples
+                text_start, text_end = text_end, int(index.text_end[end - 1])
+                texts = index.text[text_start:text_end].tobytes()
+                self._names_crc.append(_names_crc(index.row[start:end], texts))
+        self.num_atoms: Array = np.concatenate(sizes)
+        self.key: Array = np.concatenate(keys)
+
+    def blocks_of(self, samples: Array) -> Array:
+        """Return the block of each polymer."""
+        found: Array = np.searchsorted(self.first, samples, "right") - 1
+        return found
+
+    def read(self, blocks: Array) -> Iterator[PolymerBlock]:
+        """Yield blocks, in the order of their numbers in `blocks`.
+
+        Raises
+        ------
+        MipsError
+            Something is missing, cannot be had, or is damaged.
+        """
+        for start in range(0, len(blocks), _TOGETHER):
+            numbers = blocks[start : start + _TOGETHER].tolist()
+            parts = [self._parts(*self._blocks[number]) for number in numbers]
+            data = iter(self._store.parts([p for of_block in parts for p in of_block.values()]))
+            for number, of_block in zip(numbers, parts, strict=True):
+                yield self._decode(number, of_block, {name: next(data) for name in of_block})
+
+    def _parts(self, shard: ShardRecord, block: BlockRecord) -> dict[str, Part]:
+        wanted = [TOPOLOGY, NAMES]
+        wanted += [BONDS] if self._with_bonds else []
+        wanted += [DESCRIPTORS] if self.groups else []
+        places = {suffix: block.members[suffix] for suffix in wanted if suffix in block.members}
+        return {
+            suffix: Part(shard.name, shard.sha256, start, size)
+            for suffix, (start, size) in places.items()
+        }
+
+    def _decode(
+        self, number: int, parts: dict[str, Part], members: dict[str, bytes], is_last: bool = False
+    ) -> PolymerBlock:
+        shard, record = self._blocks[number]
+        try:
+            block = decode_record(record, members, self.groups, self._with_bonds, False)
+            texts = "".join(block.psmiles).encode()
+            if _names_crc(block.row, texts) != self._names_crc[number]:
+                raise ValueError("its rows and spellings are not those of the index")
+            return block
+        except DAMAGED as error:
+            if not self._store.is_remote or is_last:
+                raise MipsError(
+                    f"block {record.key} of {self._store}/{shard.name} cannot be decoded "
+                    f"({error}); {REMEDY}"
+                ) from error
+        # On the way or in the cache, rather than where it came from.
+        self._store.forget(list(parts.values()))
+        again = dict(zip(parts, self._store.parts(list(parts.values())), strict=True))
+        return self._decode(number, parts, again, is_last=True)
+
+
+class WindowReader:
+    """The blocks of the window that is drawn from, in memory, and of the next as far as read ahead.
+
+    Never more than the blocks of two windows: while one is put together, those that it is made of
+    are the only others.
+    """
+
+    def __init__(self, reader: ShardReader) -> None:
+        self._reader = reader
+        self._blocks: Array = np.zeros(0, np.int64)
+        self._window: PolymerBlock | None = None
+        self._next_blocks = self._blocks
+        self._next: list[PolymerBlock] = []  # of the first blocks of the next window
+
+    def select(self, blocks: Array, samples: Array) -> PolymerBlock:
+        """Return polymers of the window of some blocks, which is read where it is not in memory.
+
+        Parameters
+        ----------
+        blocks
+            (K,) ascending.
+        samples
+            (n,) polymers in these blocks.
+        """
+        if self._window is None or not np.array_equal(blocks, self._blocks):
+            self._window = None
+            self.read_ahead(blocks, 1.0)
+            parts, self._next = self._next, []
+            self._window, self._blocks = concatenate(parts), blocks
+        sizes = self._reader.num_samples[blocks]
+        shift = np.cumsum(sizes) - sizes - self._reader.first[blocks]
+        place = np.searchsorted(blocks, self._reader.blocks_of(samples))
+        return self._window.select(samples + shift[place])
+
+    def read_ahead(self, blocks: Array, share: float) -> None:
+        """Read the blocks of the window that comes next up to a share of them."""
+        if np.array_equal(blocks, self._blocks) and self._window is not None:
+            return
+        if not np.array_equal(blocks, self._next_blocks):
+            self._next_blocks, self._next = blocks, []
+        wanted = blocks[len(self._next) : int(np.ceil(share * len(blocks)))]
+        self._next.extend(self._reader.read(wanted))
+
+
+def _names_crc(row: Array, texts: bytes) -> int:
+    return zlib.crc32(texts, zlib.crc32(row.astype("<i8").tobytes()))
