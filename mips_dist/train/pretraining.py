@@ -235,14 +235,11 @@ def describe(run: Run, loader: MaskedAtomLoader) -> list[str]:
     config = run.config
     lines = [
         f"{len(loader.training_samples):,} polymers to train on, "
-        f"{loader.num_held_out:,} held out; {run.ranks.device.type}, {config.precision}, "
-        f"ZeRO stage {run.stage[0]} ({run.stage[1]}), offload {config.zero.offload}",
+        f"{loader.num_held_out:,} held out ({len(loader.held_out_samples):,} for validation); "
+        f"{run.ranks.device.type}, {config.precision}, ZeRO stage {run.stage[0]} ({run.stage[1]}), "
+        f"offload {config.zero.offload}",
         str(run.plan),
     ]
-    if len(loader.held_out_samples) < loader.num_held_out:
-        lines.append(
-            f"validation is on {len(loader.held_out_samples):,} of them, the same ones at all times"
-        )
     missing = [name for name in config.model.descriptors if name not in run.model.descriptors]
     if missing:
         lines.append(f"the shards have no {', '.join(missing)}: the model runs without that branch")
