@@ -103,7 +103,7 @@ def render(
 
 def _summary(manifest: Manifest) -> str:
     more = {"topology": "", "descriptors": ", descriptors", "full": ", conformers, descriptors"}
-    what = f"exact graphs of infinite chains{more[manifest.content]}"
+    what = f"exact graphs of infinite chains{more.get(manifest.content, '')}"
     tiles = [
         ("rows read", manifest.num_rows),
         ("polymers kept", manifest.num_samples),

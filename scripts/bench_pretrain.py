@@ -108,7 +108,7 @@ def measure(shards: str, run_dir: str, preset: str, precision: str, steps: int, 
             floors.append(floor_rate(DTYPES[precision], clock, ranks.device))
             flops = 3 * sum(forward_flops(run.model, b) for b in loader.micro_batches(step))
             start = clock()
-            report, _ = pretraining.train_step(run, trainer, loader, state, stop)
+            report, *_ = pretraining.train_step(run, trainer, loader, state, stop)
             if step >= WARM_UP_STEPS:
                 seconds.append(clock() - start)
                 waits.append(report.data_wait / report.seconds)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from mips_dist.data.batch import PolymerBatch
 from mips_dist.data.cache import ByteCache
 from mips_dist.data.loader import MaskedAtomLoader
 from mips_dist.data.order import hash_keys
@@ -124,11 +125,10 @@ def train_loop(
     config = run.config
     while state.step < config.num_steps:
         watchdog.progress(state.step + 1)
-        report, is_stopped = train_step(run, trainer, loader, state, stop)
+        report, is_stopped, batches = train_step(run, trainer, loader, state, stop)
         recorder.step(state.step, report)
         if state.skipped_in_a_row:
-            rows = loader.micro_batches(state.step - 1)
-            recorder.say(record_skipped(run, state.step, state.skipped_in_a_row, report, rows))
+            recorder.say(record_skipped(run, state.step, state.skipped_in_a_row, report, batches))
         is_last = state.step == config.num_steps
         if is_stopped or is_last or state.step % config.checkpoint_every == 0:
             recorder.flush()
@@ -255,12 +255,13 @@ def train_step(
     loader: MaskedAtomLoader,
     state: TrainState,
     stop: StopSignal,
-) -> tuple[StepReport, bool]:
+) -> tuple[StepReport, bool, list[PolymerBatch]]:
     """Do one optimizer step and advance the state.
 
     Returns
     -------
-    What happened, and whether some rank was asked to stop; both are the same on every rank.
+    What happened, and whether some rank was asked to stop, both the same on every rank; and this
+    rank's micro-batches.
     """
     config, ranks = run.config, run.ranks
     started = time.perf_counter()
@@ -299,7 +300,7 @@ def train_step(
         seconds=time.perf_counter() - started,
         data_wait=data_wait,
     )
-    return report, num_stopping > 0
+    return report, num_stopping > 0, batches
 
 
 def seed_dropout(seed: int, step: int, rank: int, micro_batch: int) -> None:
