@@ -40,7 +40,7 @@ def card(tmp_path: Path) -> Any:
         statistics = [shard_statistics(list(read_blocks(folder)))]
         drawn = statistics[0]["sample"] if polymers is None else polymers
         write_card(folder, manifest, statistics, drawn, command)
-        assert {file.suffix for file in folder.iterdir()} == {".tar", ".json", ".html"}
+        assert {f.suffix for f in folder.iterdir()} == {".tar", ".npz", ".json", ".html"}
         return (folder / "card.html").read_text(encoding="utf-8")
 
     return write
