@@ -15,9 +15,8 @@ The same command again continues the run; `--help` lists every key. Defines func
 launcher this file is the module `__main__`.
 """
 
-import sys
-
 from mips_dist.config import run
+from mips_dist.train.engine import leave
 from mips_dist.train.pretraining import PretrainConfig, train
 
 
@@ -27,4 +26,4 @@ def main(config: PretrainConfig) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, PretrainConfig, "pretrain"))
+    leave(run(main, PretrainConfig, "pretrain"))

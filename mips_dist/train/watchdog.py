@@ -27,6 +27,8 @@ _LONGEST_TICK = 3.0
 _TICKS_PER_LIMIT = 12
 # Seconds that come before the first step in any case: the data set is read there.
 _SET_UP = 600.0
+# Seconds to wait for the threads at the end.
+_LONGEST_GOODBYE = 10.0
 
 
 class Watchdog:
@@ -71,8 +73,12 @@ class Watchdog:
         self._moved = time.monotonic()
         self._changed = [self._moved] * self._ranks.world_size
         # Two threads, as reading may wait for ever where the store itself is gone.
-        for target, arguments in ((self._exchange, (store,)), (self._watch, ())):
-            threading.Thread(target=target, args=arguments, daemon=True).start()
+        self._threads = [
+            threading.Thread(target=self._exchange, args=(store,), daemon=True),
+            threading.Thread(target=self._watch, daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(
@@ -90,6 +96,9 @@ class Watchdog:
             if silent:
                 self._leave(silent)
         self._ended.set()
+        # A thread that still talks to the store when the interpreter ends aborts the process.
+        for thread in self._threads:
+            thread.join(_LONGEST_GOODBYE)
 
     def progress(self, step: int) -> None:
         """Say that this rank has begun to work on a step."""

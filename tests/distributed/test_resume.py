@@ -1,11 +1,12 @@
 """Whatever stops a run, the same command ends with the curve of an undisturbed one, bit for bit."""
 
-import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.distributed.conftest import (
@@ -20,7 +21,10 @@ from tests.distributed.conftest import (
 
 
 def stop_at(step: int, run_dir: Path, argv: list[str], number: signal.Signals) -> int:
-    """Start a run, send a signal to all its processes as soon as a checkpoint is there."""
+    """Start a run, send a signal to all its processes as soon as a checkpoint is there.
+
+    The ranks of torchrun are in sessions of their own and would outlive a killed launcher.
+    """
     process = subprocess.Popen(
         argv,
         env=environment(),
@@ -34,8 +38,13 @@ def stop_at(step: int, run_dir: Path, argv: list[str], number: signal.Signals) -
         assert process.poll() is None, "the run ended before the checkpoint"
         assert time.monotonic() < deadline, "no checkpoint"
         time.sleep(0.002)
-    os.killpg(process.pid, number)
+    launcher = psutil.Process(process.pid)
+    family = [launcher, *launcher.children(recursive=True)]
+    for member in family if number == signal.SIGKILL else family[:1]:
+        with suppress(psutil.NoSuchProcess):
+            member.send_signal(number)
     code = process.wait(60)
+    psutil.wait_procs(family, timeout=60)
     assert not (run_dir / "model").exists(), "the run was finished before the signal"
     return code
 
