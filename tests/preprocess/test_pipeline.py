@@ -279,7 +279,8 @@ def test_blocks_that_are_there_are_not_made_again(
         return featurize_block(texts, condemned, key, *arguments)
 
     monkeypatch.setattr(work, "featurize_block", featurize_some)
-    assert in_process(source, output) == 130
+    # The number of actors seeds the order: blocks of shards that are not joined yet are among them.
+    assert in_process(source, output, "num_actors=1") == 130
     assert len(made) == 5
     # A block whose file was damaged meanwhile is made again, and no other.
     (damaged, *_) = sorted((output / "work" / "blocks").glob("*.tar"))
