@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from mips_dist.data.files import write_atomically
 from mips_dist.errors import MipsError, UsageError
-from preprocess.output import write_atomically
 from preprocess.progress import progress
 
 _CHUNK = 1 << 16

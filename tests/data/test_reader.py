@@ -16,7 +16,7 @@ from mips_dist.data.reader import ShardReader
 from mips_dist.data.shards import Manifest, read_index, read_manifest
 from mips_dist.errors import MipsError, UsageError
 from tests.data.shard_folder import copies, cut, write_shards
-from tests.preprocess.servers import http_server, s3_server
+from tests.preprocess.servers import http_server, s3_file_system
 
 GROUPS = ["rdkit_2d", "atom_pair_3d"]
 EVERY = np.arange(12)
@@ -170,13 +170,7 @@ def test_a_server_without_ranges_is_refused(folder: Path) -> None:
 def s3(original: Path) -> Iterator[str]:
     pytest.importorskip("moto")
     pytest.importorskip("s3fs")
-    with pytest.MonkeyPatch.context() as patch, s3_server() as url:
-        patch.setenv("AWS_ENDPOINT_URL", url)
-        patch.setenv("AWS_ACCESS_KEY_ID", "somebody")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        fsspec.get_filesystem_class("s3").clear_instance_cache()
-        system = fsspec.filesystem("s3")
+    with s3_file_system() as system:
         system.mkdir("polymers")
         for path in original.iterdir():
             system.put_file(str(path), f"polymers/shards/{path.name}")

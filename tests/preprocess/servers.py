@@ -12,6 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -88,3 +92,16 @@ def s3_server() -> Iterator[str]:
     finally:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def s3_file_system() -> Iterator[Any]:
+    """Start an S3 server, point the environment at it, and yield a file system on it."""
+    with pytest.MonkeyPatch.context() as patch, s3_server() as url:
+        patch.setenv("AWS_ENDPOINT_URL", url)
+        patch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        # One of another server may be remembered.
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
+        yield fsspec.filesystem("s3")

@@ -15,7 +15,7 @@ from mips_dist.errors import MipsError, UsageError
 from preprocess import pipeline
 from preprocess.rows import inspect
 from tests.polymers import POLYMERS
-from tests.preprocess.servers import http_server, s3_server
+from tests.preprocess.servers import http_server, s3_file_system
 from tests.preprocess.test_pipeline import InlinePool, contents, in_process
 
 NAMES = ["a.csv", "a.csv.gz", "a.txt", "a.parquet"]
@@ -37,12 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def s3(folder: Path) -> Iterator[None]:
     pytest.importorskip("moto")
     pytest.importorskip("s3fs")
-    with pytest.MonkeyPatch.context() as patch, s3_server() as url:
-        patch.setenv("AWS_ENDPOINT_URL", url)
-        patch.setenv("AWS_ACCESS_KEY_ID", "somebody")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        system = fsspec.filesystem("s3")
+    with s3_file_system() as system:
         system.mkdir("corpus")
         for path in folder.iterdir():
             system.put_file(str(path), f"corpus/{path.name}")
