@@ -1,11 +1,11 @@
 """Speed of a whole pre-training step against the machine's own matrix products.
 
 One process for each precision, one thread, CPU time. Floor: the median rate of a 2048^3 product in
-the same process and precision. Work: three times the forward of the real tokens (once forward,
-twice backward); padding, softmax, norms and dropout are no work. Step: the one of training, with
-loader, masks, forward, backward, clipping and optimizer, dropout on. Polymers: the corpus of
-MIPS_DATA where it is set, else the glass transition table. On a GPU the same step is timed by the
-wall clock.
+the same process and precision (on a GPU 8192^3, as a smaller one does not fill it). Work: three
+times the forward of the real tokens (once forward, twice backward); padding, softmax, norms and
+dropout are no work. Step: the one of training, with loader, masks, forward, backward, clipping and
+optimizer, dropout on. Polymers: the corpus of MIPS_DATA where it is set, else the glass transition
+table. On a GPU the same steps are timed by the wall clock.
 
     python scripts/bench_pretrain.py [--json FILE] [--preset base] [--steps 8] [--batch 128]
 """
@@ -35,8 +35,8 @@ from mips_dist.train import pretraining
 from mips_dist.train.pretrain_config import PretrainConfig
 from mips_dist.train.signals import StopSignal
 
-FLOOR_SIZE = 2048
-WARM_UP_STEPS = 2  # Adam makes its moments in the first one
+FLOOR_SIZE = {"cpu": 2048, "cuda": 8192}
+WARM_UP_STEPS = {"cpu": 2, "cuda": 20}  # Adam makes its moments; a GPU's layers are compiled
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -57,37 +57,41 @@ class Row:
 
 def forward_flops(model: MipsConfig, batch: PolymerBatch) -> float:
     """Return the floating-point operations of one forward pass over real tokens."""
-    assert batch.is_masked is not None
     width, wide = model.hidden_dim, model.ffn_dim
     num_atoms, num_polymers = len(batch.token_slot), batch.num_graphs
-    layer = num_atoms * 2 * (4 * width * width + 2 * width * wide)
-    layer += len(batch.cell_slot) * 4 * width  # q . k and the weighted sum of the values
-    total = float(model.num_layers * layer)
-    total += int(batch.is_masked.sum()) * 2 * width * (width + 101)
+    num_masked = len(batch.masked_atoms())
+    inputs = num_atoms * 2 * 3 * width * width  # q, k and v
+    inputs += len(batch.cell_slot) * 4 * width  # q . k and the weighted sum of the values
+    outputs = 2 * (width * width + 2 * width * wide)
+    # After its attention the last layer goes on with the masked atoms alone.
+    total = float(model.num_layers * inputs)
+    total += ((model.num_layers - 1) * num_atoms + num_masked) * outputs
+    total += num_masked * 2 * width * (width + 101)
     if model.descriptors:
-        total += num_atoms * 2 * width * (width // 4)
+        total += num_masked * 2 * width * (width // 4)
     for name in model.descriptors:
         total += num_polymers * 2 * DESCRIPTOR_WIDTHS[name] * (width + width // 4)
-        total += num_atoms * 2 * (width // 4 + width)
+        total += num_masked * 2 * (width // 4 + width)
     return total
 
 
 def floor_rate(dtype: torch.dtype, clock: Callable[[], float], device: torch.device) -> float:
     """Return the median rate of a square product, in operations per second."""
-    a, b = (torch.randn(FLOOR_SIZE, FLOOR_SIZE, device=device).to(dtype) for _ in range(2))
+    size = FLOOR_SIZE[device.type]
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     a @ b
     rates = []
     for _ in range(7):
         start = clock()
         a @ b
-        rates.append(2 * FLOOR_SIZE**3 / (clock() - start))
+        rates.append(2 * size**3 / (clock() - start))
     return statistics.median(rates)
 
 
 def measure(shards: str, run_dir: str, preset: str, precision: str, steps: int, batch: int) -> Row:
     """Take real training steps in this process."""
     overrides = [f"model={preset}", f"precision={precision}", f"global_batch_size={batch}"]
-    overrides += [f"shards={shards}", f"run_dir={run_dir}", "num_threads=1", "num_steps=100"]
+    overrides += [f"shards={shards}", f"run_dir={run_dir}", "num_threads=1", "num_steps=100000"]
     config = compose(PretrainConfig, "pretrain", overrides)
     ranks = pretraining.engine.start(precision, 1, Path(run_dir) / ".build")
     on_gpu = ranks.device.type == "cuda"
@@ -101,18 +105,26 @@ def measure(shards: str, run_dir: str, preset: str, precision: str, steps: int, 
     run = pretraining.prepare(config, ranks)
     trainer = pretraining.build_engine(run)
     loader = pretraining.build_loader(run)
+    feed = pretraining.open_feed(run, loader, 0)
     state = pretraining.TrainState()
     seconds, waits, work, floors = [], [], [], []
+    group = 1 if not on_gpu else max(1, steps // 5)  # steps between two looks at the clock
     with StopSignal() as stop:
-        for step in range(WARM_UP_STEPS + steps):
+        for _ in range(WARM_UP_STEPS[ranks.device.type]):
+            pretraining.train_step(run, trainer, feed, state, stop, lambda: None)
+        for _ in range(steps // group):
             floors.append(floor_rate(DTYPES[precision], clock, ranks.device))
-            flops = 3 * sum(forward_flops(run.model, b) for b in loader.micro_batches(step))
+            flops, wait = 0.0, 0.0
             start = clock()
-            report, *_ = pretraining.train_step(run, trainer, loader, state, stop)
-            if step >= WARM_UP_STEPS:
-                seconds.append(clock() - start)
-                waits.append(report.data_wait / report.seconds)
-                work.append(flops)
+            for _ in range(group):
+                done, batches = pretraining.train_step(
+                    run, trainer, feed, state, stop, lambda: None
+                )
+                flops += 3 * sum(forward_flops(run.model, batch) for batch in batches)
+                wait += done.data_wait / done.seconds
+            seconds.append((clock() - start) / group)
+            waits.append(wait / group)
+            work.append(flops / group)
     floor = statistics.median(floors)
     memory = (
         torch.cuda.max_memory_allocated()

@@ -18,12 +18,17 @@ from mips_dist.errors import MipsError, UsageError
 from mips_dist.model.bundle import save_bundle
 from mips_dist.model.mips import MaskedAtomModel, MipsConfig
 from mips_dist.train import engine
-from mips_dist.train.batch_plan import BatchPlan, plan_batches
+from mips_dist.train.batch_plan import (
+    LARGEST_ON_CPU,
+    LARGEST_ON_GPU,
+    BatchPlan,
+    plan_batches,
+)
 from mips_dist.train.engine import TrainEngine
 from mips_dist.train.feed import Feed
 from mips_dist.train.metrics import Recorder
 from mips_dist.train.optim import make_adam
-from mips_dist.train.plan import count_parameters
+from mips_dist.train.plan import activation_bytes, count_parameters
 from mips_dist.train.pretrain_config import QUICKSTART_SHARDS, PretrainConfig
 from mips_dist.train.probe import Probe
 from mips_dist.train.ranks import Ranks
@@ -163,13 +168,18 @@ def train_loop(
 
 def prepare(config: PretrainConfig, ranks: Ranks) -> Run:
     """Check the configuration against the ranks and the shards."""
-    plan = ranks.share(
-        lambda: plan_batches(config.global_batch_size, config.micro_batch_size, ranks.world_size)
-    )
     corpus = ranks.share(lambda: open_corpus(config))
     available = {group["name"] for group in corpus.manifest.descriptors}
     groups = [name for name in config.model.descriptors if name in available]
     model = replace(config.model, descriptors=groups)
+    plan = ranks.share(
+        lambda: plan_batches(
+            config.global_batch_size,
+            config.micro_batch_size,
+            ranks.world_size,
+            largest_micro_batch(config, model, ranks.device),
+        )
+    )
     return Run(
         config=config,
         ranks=ranks,
@@ -181,6 +191,15 @@ def prepare(config: PretrainConfig, ranks: Ranks) -> Run:
             lambda: choose_stage(config.zero, config.precision, count_parameters(model))
         ),
     )
+
+
+def largest_micro_batch(config: PretrainConfig, model: MipsConfig, device: torch.device) -> int:
+    """Return the polymers of a micro-batch whose activations take no more than half of a GPU."""
+    if device.type == "cpu":
+        return LARGEST_ON_CPU
+    room = torch.cuda.get_device_properties(device).total_memory // 2
+    one = activation_bytes(model, 1, config.precision, config.activation_checkpointing)
+    return max(1, min(LARGEST_ON_GPU, int(room / one)))
 
 
 def open_corpus(config: PretrainConfig) -> Corpus:

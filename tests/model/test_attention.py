@@ -90,6 +90,8 @@ def test_dropout_only_in_training():
     batch = collate(hand_block())
     attention = LocalAttention(8, 2, scale=1.0, dropout=0.5)
     x, bias = torch.randn(3, 8), torch.zeros(1, 1, 128, 128)
-    assert not torch.equal(attention(x, bias, batch.token_slot), attention(x, bias, batch.token_slot))
+    assert not torch.equal(
+        attention(x, bias, batch.token_slot), attention(x, bias, batch.token_slot)
+    )
     attention.eval()
     assert torch.equal(attention(x, bias, batch.token_slot), attention(x, bias, batch.token_slot))
