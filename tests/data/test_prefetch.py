@@ -79,7 +79,7 @@ def test_a_killed_worker_is_one_line(make):
         go_on()
     assert "\n" not in str(caught.value)
     # The other worker ends with torch's iterator, which the traceback still holds.
-    del caught, ahead
+    del caught
     gc.collect()
 
 
