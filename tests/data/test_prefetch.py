@@ -79,6 +79,7 @@ def test_a_killed_worker_is_one_line(make):
         go_on()
     assert "\n" not in str(caught.value)
     # The other worker ends with torch's iterator, which the traceback still holds.
+    ahead.close()
     del caught
     gc.collect()
 
