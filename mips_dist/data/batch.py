@@ -5,7 +5,7 @@ S path bonds, T pack size in tokens.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ DEFAULT_PACK_SIZE = 128
 # Of indices that select rows or add to them; torch scatters and copies by long ones alone.
 _INDEX = np.int32
 _ALIGNMENT = 64  # bytes; of each tensor in a `FlatBatch`
+_STORED = {torch.int64: torch.int32}
 
 
 @dataclass(kw_only=True)
@@ -81,6 +82,15 @@ class PolymerBatch:
         """Return the batch on a device."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Tell a GPU's allocator that a stream reads the batch."""
+
+        def record(tensor: Tensor) -> Tensor:
+            tensor.record_stream(stream)
+            return tensor
+
+        self._map(record)
+
     def _map(self, change: Callable[[Tensor], Tensor]) -> "PolymerBatch":
         def changed(value: Any) -> Any:
             if isinstance(value, Tensor):
@@ -99,7 +109,7 @@ class FlatBatch:
     Attributes
     ----------
     data
-        (B,) uint8.
+        (B,) uint8; long integers stand in half their width, as all of them are indices or small.
     parts
         Field, key where the field is a dict, dtype, shape and first byte of each tensor.
     """
@@ -119,27 +129,39 @@ class FlatBatch:
                 tensors.append((name, "", value))
             elif isinstance(value, dict):
                 tensors += [(name, key, tensor) for key, tensor in value.items()]
-        parts, end = [], 0
+        parts, flats, end = [], [], 0
         for name, key, tensor in tensors:
             parts.append((name, key, tensor.dtype, tensor.shape, end))
-            end += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
+            flat = tensor.to(_STORED.get(tensor.dtype, tensor.dtype)).contiguous()
+            flats.append(flat.view(-1).view(torch.uint8))
+            end += -(-flat.nbytes // _ALIGNMENT) * _ALIGNMENT
         data = torch.empty(end, dtype=torch.uint8)
-        for (_, _, tensor), (*_, start) in zip(tensors, parts, strict=True):
-            flat = tensor.contiguous().view(-1).view(torch.uint8)
-            data[start : start + tensor.nbytes] = flat
+        for flat, (*_, start) in zip(flats, parts, strict=True):
+            data[start : start + len(flat)] = flat
         return cls(data=data, parts=parts, num_packs=batch.num_packs, pack_size=batch.pack_size)
 
-    def pin_memory(self) -> "FlatBatch":
-        """Return it in memory that a GPU copies from while it computes."""
-        return replace(self, data=self.data.pin_memory())
+    def to(
+        self, device: torch.device | str, non_blocking: bool = False, staging: Tensor | None = None
+    ) -> PolymerBatch:
+        """Return the batch on a device.
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> PolymerBatch:
-        """Return the batch on a device; its tensors are views of one."""
-        data = self.data.to(device, non_blocking=non_blocking)
+        Parameters
+        ----------
+        device, non_blocking
+            As for a tensor.
+        staging
+            Pinned memory that the bytes go through, so that a GPU copies them while it computes; at
+            least as long as ``data``.
+        """
+        data = self.data
+        if staging is not None:
+            data = staging[: len(data)].copy_(data)
+        data = data.to(device, non_blocking=non_blocking)
         found: dict[str, Any] = {"descriptors": {}, "descriptor_valid": {}}
         for name, key, dtype, shape, start in self.parts:
-            num_bytes = shape.numel() * dtype.itemsize
-            tensor = data[start : start + num_bytes].view(dtype).view(shape)
+            stored = _STORED.get(dtype, dtype)
+            num_bytes = shape.numel() * stored.itemsize
+            tensor = data[start : start + num_bytes].view(stored).view(shape).to(dtype)
             if key:
                 found[name][key] = tensor
             else:

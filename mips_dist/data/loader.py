@@ -132,7 +132,7 @@ class MaskedAtomLoader:
         return [self._batch(block, step, hide_descriptors=False) for block in blocks]
 
     def steps(
-        self, steps: range, num_workers: int = 0, pin_memory: bool = False
+        self, steps: range, num_workers: int = 0
     ) -> Iterator[Sequence[PolymerBatch | FlatBatch]]:
         """Yield the micro-batches of steps in order.
 
@@ -142,11 +142,9 @@ class MaskedAtomLoader:
             From any step on.
         num_workers
             Processes that make them ahead; 0: they are made here, when they are due.
-        pin_memory
-            Whether they lie in memory from which a GPU copies while it computes.
         """
         if num_workers:
-            return prefetch(self._prepare, steps, num_workers, pin_memory)
+            return prefetch(self._prepare, steps, num_workers)
         return (self.micro_batches(step) for step in steps)
 
     def validation_batches(self, with_descriptors: bool = True) -> list[PolymerBatch]:

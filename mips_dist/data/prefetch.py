@@ -29,7 +29,6 @@ def prefetch(
     make: Callable[[int], Sequence[PolymerBatch]],
     steps: range,
     num_workers: int,
-    pin_memory: bool,
 ) -> Iterator[list[FlatBatch]]:
     """Yield the batches of each step in order; closing the generator ends the workers.
 
@@ -41,8 +40,6 @@ def prefetch(
         Steps to make.
     num_workers
         Processes, at least one; each makes every so many-th step.
-    pin_memory
-        Whether a thread copies batches to memory from which a GPU copies while it computes.
 
     Raises
     ------
@@ -56,7 +53,6 @@ def prefetch(
         sampler=steps,
         num_workers=num_workers,
         prefetch_factor=_STEPS_PER_WORKER,
-        pin_memory=pin_memory,
         multiprocessing_context="fork",
         worker_init_fn=_leave_signals_to_the_rank,
     )

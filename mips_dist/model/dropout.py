@@ -60,8 +60,9 @@ def mixed_bits(place: Tensor, seed: Tensor) -> Tensor:
     -------
     int32 in 0..65535, the shape of ``place``.
     """
+    # The seed comes first: compilers take multiples of places for addresses, which would overflow.
+    bits = (place ^ seed) * -1640531535
     # Shifts of int32 copy the sign; the masks undo it.
-    bits = place * -1640531535 + seed
     bits = (bits ^ ((bits >> 16) & 0xFFFF)) * 0x7FEB352D
     bits = bits ^ (seed * 747796405)
     bits = (bits ^ ((bits >> 15) & 0x1FFFF)) * -2073254261

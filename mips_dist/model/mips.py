@@ -3,7 +3,7 @@
 Legend: G polymers, N atoms, M masked atoms, D hidden, T targets; X, B: see `attention`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -182,7 +182,7 @@ class MipsEncoder(nn.Module):
         groups = config.descriptors
         self.fusion = DescriptorFusion(config.hidden_dim, groups) if groups else None
         self._runs_packed = False
-        self._train_layer: Callable[..., Tensor] = _run_layer
+        self._train_layers: Callable[..., Tensor] = _run_layers
 
     def run_packed(self, is_compiled: bool) -> None:
         """Let the layers run on whole packs with one kernel for attention, as a GPU wants them.
@@ -193,7 +193,7 @@ class MipsEncoder(nn.Module):
         Parameters
         ----------
         is_compiled
-            Whether layers are compiled for training, once for all of them.
+            Whether the layers are compiled for training, all of them as one.
         """
         self._runs_packed = True
         tile_kernel = _import_tile_kernel() if torch.cuda.is_available() else None
@@ -202,7 +202,7 @@ class MipsEncoder(nn.Module):
             layer.attention.is_fused = True
             layer.attention.tile_kernel = tile_kernel
         if is_compiled:
-            self._train_layer = torch.compile(_run_layer)
+            self._train_layers = torch.compile(_run_layers)
 
     def forward(self, batch: PolymerBatch, atoms: Tensor | None = None) -> Tensor:
         """Return the vectors of all atoms (N, D), or of the given ones.
@@ -228,28 +228,21 @@ class MipsEncoder(nn.Module):
             # Else the first shape of each would be compiled for itself.
             for tensor in (rows, bias_XBTT, wanted):
                 torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        run = self._train_layers if self.training else _run_layers
+        again = self.recomputes_layers and torch.is_grad_enabled()
         seeds = self._seeds(rows.device)
-        run = self._train_layer if self.training else _run_layer
-        last = len(self.layers) - 1
-        for number, layer in enumerate(self.layers):
-            chosen = wanted if number == last else None
-            inputs = layer, rows, bias_XBTT, token_slot, chosen, seeds[number]
-            if self.recomputes_layers and torch.is_grad_enabled():
-                rows = checkpoint(run, *inputs, use_reentrant=False)
-            else:
-                rows = run(*inputs)
+        rows = run(self.layers, rows, bias_XBTT, token_slot, wanted, seeds, again)
         if self.fusion is not None:
             check_descriptors(batch, self.fusion.groups)
             rows = self.fusion(rows, batch, atoms)
         return rows
 
-    def _seeds(self, device: torch.device) -> Sequence[Tensor | None]:
-        """Draw the seeds of each layer's dropout, where it is compiled and takes place."""
+    def _seeds(self, device: torch.device) -> Tensor | None:
+        """Draw the seeds of each layer's dropout, where it takes place on packs."""
         if not (self._runs_packed and self.training):
-            return [None] * len(self.layers)
+            return None
         shape = len(self.layers), NUM_SEEDS
-        seeds = torch.randint(-(2**31), 2**31, shape, dtype=torch.int32, device=device)
-        return seeds.unbind()
+        return torch.randint(-(2**31), 2**31, shape, dtype=torch.int32, device=device)
 
 
 def _import_tile_kernel() -> Callable[..., Tensor]:
@@ -258,9 +251,22 @@ def _import_tile_kernel() -> Callable[..., Tensor]:
     return pack_attention
 
 
-def _run_layer(layer: nn.Module, *inputs: Tensor | None) -> Tensor:
-    """Call a layer; as a function, its compiled form serves all layers."""
-    return layer(*inputs)
+def _run_layers(
+    layers: Iterable[nn.Module],
+    rows: Tensor,
+    bias_XBTT: Tensor,
+    token_slot: Tensor | None,
+    wanted: Tensor | None,
+    seeds: Tensor | None,
+    again: bool,
+) -> Tensor:
+    """Call the layers; the last one returns the wanted rows. ``again``: see `recomputes_layers`."""
+    *others, last = layers
+    for number, layer in enumerate([*others, last]):
+        chosen = wanted if layer is last else None
+        inputs = rows, bias_XBTT, token_slot, chosen, None if seeds is None else seeds[number]
+        rows = checkpoint(layer, *inputs, use_reentrant=False) if again else layer(*inputs)
+    return rows
 
 
 class Head(nn.Module):

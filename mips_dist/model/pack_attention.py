@@ -24,7 +24,7 @@ def _kept(pack_head, seed, T: tl.constexpr, num_dropped):
     rows, columns = tl.arange(0, T), tl.arange(0, T)
     place = pack_head * (T * T) + rows[:, None] * T + columns[None, :]
     seed = seed.to(tl.uint32, bitcast=True)
-    bits = place.to(tl.uint32, bitcast=True) * 2654435761 + seed
+    bits = (place.to(tl.uint32, bitcast=True) ^ seed) * 2654435761
     bits = (bits ^ (bits >> 16)) * 0x7FEB352D
     bits = bits ^ (seed * 747796405)
     bits = (bits ^ (bits >> 15)) * 2221713035

@@ -26,6 +26,10 @@ class Feed:
         self._steps = steps
         self._device = device
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+        # Memory from which a GPU copies while it computes. Pinned here and not by a thread of
+        # torch's loader, which would take turns with this one and cost a fifth of a step.
+        self._staging: list[Tensor] = []
+        self._copied: torch.cuda.Event | None = None
         self._next: list[PolymerBatch] | None = None
         self._waited = 0.0
 
@@ -39,9 +43,8 @@ class Feed:
             computing = torch.cuda.current_stream(self._device)
             computing.wait_stream(self._copies)
             for batch in batches:
-                # One tensor stands for all: they share their memory, which must not be given away
-                # to the next copy before the computation has read it.
-                batch.batch_index.record_stream(computing)
+                # Their memory must not be given to the next copy before it has been read.
+                batch.record_stream(computing)
         waited, self._waited = self._waited, 0.0
         return batches, waited
 
@@ -55,8 +58,22 @@ class Feed:
         made = next(self._steps, None)
         if made is not None:
             with torch.cuda.stream(self._copies):
-                self._next = [batch.to(self._device, non_blocking=True) for batch in made]
+                self._next = [self._copy(n, batch) for n, batch in enumerate(made)]
+                if self._copies is not None:
+                    self._copied = self._copies.record_event()
         self._waited += time.perf_counter() - started
+
+    def _copy(self, number: int, batch: PolymerBatch | FlatBatch) -> PolymerBatch:
+        if self._copies is None or isinstance(batch, PolymerBatch):
+            return batch.to(self._device)
+        if self._copied is not None:
+            self._copied.synchronize()  # the staging memory is free: long since, as a rule
+        if number == len(self._staging):
+            self._staging.append(torch.empty(0, dtype=torch.uint8))
+        if len(self._staging[number]) < len(batch.data):
+            room = len(batch.data) * 5 // 4
+            self._staging[number] = torch.empty(room, dtype=torch.uint8, pin_memory=True)
+        return batch.to(self._device, non_blocking=True, staging=self._staging[number])
 
 
 class Readback:

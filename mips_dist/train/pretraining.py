@@ -292,7 +292,7 @@ def open_feed(run: Run, loader: MaskedAtomLoader, first_step: int) -> Feed:
         share = len(os.sched_getaffinity(0)) // local_size - 1
         num_workers = max(1, min(_MOST_LOADER_WORKERS, share)) if on_gpu else 0
     steps = range(first_step, run.config.num_steps)
-    return Feed(loader.steps(steps, num_workers, pin_memory=on_gpu), ranks.device)
+    return Feed(loader.steps(steps, num_workers), ranks.device)
 
 
 def describe(run: Run, loader: MaskedAtomLoader) -> list[str]:

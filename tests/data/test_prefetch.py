@@ -44,7 +44,7 @@ def make(block: PolymerBlock) -> Callable[[int], list[PolymerBatch]]:
 
 
 def test_steps_come_in_order_from_all_workers(make):
-    ahead = prefetch(make, range(1, 100), 2, pin_memory=False)
+    ahead = prefetch(make, range(1, 100), 2)
     seen = [next(ahead)[0].to("cpu") for _ in range(5)]
     with pytest.raises(MipsError, match=r"^step 6 cannot be had$"):
         next(ahead)
@@ -55,7 +55,7 @@ def test_steps_come_in_order_from_all_workers(make):
 
 
 def test_a_generator_that_is_closed_ends_its_workers(make):
-    ahead = prefetch(make, range(10, 10**9), 2, pin_memory=False)
+    ahead = prefetch(make, range(10, 10**9), 2)
     workers = {int(next(ahead)[0].to("cpu").sample_index[1]) for _ in range(4)}
     assert all(psutil.pid_exists(pid) for pid in workers)
     ahead.close()
@@ -66,7 +66,7 @@ def test_a_generator_that_is_closed_ends_its_workers(make):
 
 
 def test_a_killed_worker_is_one_line(make):
-    ahead = prefetch(make, range(10, 10**9), 2, pin_memory=False)
+    ahead = prefetch(make, range(10, 10**9), 2)
     (worker, *_) = {int(next(ahead)[0].to("cpu").sample_index[1]) for _ in range(4)}
 
     def go_on() -> None:
@@ -100,7 +100,7 @@ def test_workers_end_with_their_process(end: str, code: int, tmp_path: Path) -> 
         "def make(step):\n"
         f"    open({str(tmp_path)!r} + f'/{{os.getpid()}}', 'w').close()\n"
         "    return []\n"
-        "ahead = prefetch(make, range(10**9), 2, False)\n"
+        "ahead = prefetch(make, range(10**9), 2)\n"
         "for _ in range(6): next(ahead)\n"
         f"{end}\n"
     )
