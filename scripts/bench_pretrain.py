@@ -58,10 +58,10 @@ class Row:
 def forward_flops(model: MipsConfig, batch: PolymerBatch) -> float:
     """Return the floating-point operations of one forward pass over real tokens."""
     width, wide = model.hidden_dim, model.ffn_dim
-    num_atoms, num_polymers = batch.num_atoms, batch.num_graphs
-    num_masked = batch.num_masked
+    num_atoms, num_polymers = len(batch.token_slot), batch.num_graphs
+    num_masked = len(batch.masked_atoms())
     inputs = num_atoms * 2 * 3 * width * width  # q, k and v
-    inputs += batch.num_cells * 4 * width  # q . k and the weighted sum of the values
+    inputs += len(batch.cell_slot) * 4 * width  # q . k and the weighted sum of the values
     outputs = 2 * (width * width + 2 * width * wide)
     # After its attention the last layer goes on with the masked atoms alone.
     total = float(model.num_layers * inputs)
