@@ -1,0 +1,91 @@
+"""The work of a step, and how fast this machine multiplies matrices: the peak of its speed."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from mips_dist.data.batch import PolymerBatch
+from mips_dist.model.embedding import NUM_ATOM_CLASSES
+from mips_dist.model.mips import MipsConfig
+from mips_dist.model.spatial import DESCRIPTOR_WIDTHS
+
+# Side of the square product; a small one does not fill a GPU.
+_SIDE = {"cpu": 2048, "cuda": 8192}
+
+
+def forward_flops(model: MipsConfig, batch: PolymerBatch, num_masked: float | None = None) -> float:
+    """Return the floating-point operations of one forward pass over real tokens.
+
+    Padding, softmax, norms, dropout and biases are no work; of attention, what atoms really attend
+    to is. Forward and backward together are three times as much.
+
+    Parameters
+    ----------
+    model
+        The sizes.
+    batch
+        Only the shapes of its tensors are looked at, so that nothing waits for a GPU.
+    num_masked
+        Masked atoms; None: counted in the batch, which does wait for a GPU.
+    """
+    if num_masked is None:
+        assert batch.is_masked is not None
+        num_masked = int(batch.is_masked.sum())
+    width, wide = model.hidden_dim, model.ffn_dim
+    num_atoms, num_polymers = len(batch.token_slot), batch.num_graphs
+    layer = num_atoms * 2 * (4 * width * width + 2 * width * wide)
+    layer += len(batch.cell_slot) * 4 * width  # q . k and the weighted sum of the values
+    total = float(model.num_layers * layer)
+    total += num_masked * 2 * width * (width + NUM_ATOM_CLASSES)
+    if model.descriptors:
+        total += num_atoms * 2 * width * (width // 4)
+    for name in model.descriptors:
+        total += num_polymers * 2 * DESCRIPTOR_WIDTHS[name] * (width + width // 4)
+        total += num_atoms * 2 * (width // 4 + width)
+    return total
+
+
+def matmul_rate(
+    dtype: torch.dtype,
+    clock: Callable[[], float],
+    device: torch.device,
+    count: int = 7,
+    limit: float = math.inf,
+) -> float:
+    """Return the median rate of a square product, in operations per second.
+
+    Parameters
+    ----------
+    dtype, device
+        Of the product: 2048^3 on a CPU, 8192^3 on a GPU.
+    clock
+        Returns seconds; on a GPU it must wait for what was begun.
+    count, limit
+        Products to time, and seconds after which those that were timed must do.
+    """
+    side = _SIDE[device.type]
+    # Numbers of its own: the generator that a run's weights and dropout come from is left alone.
+    generator = torch.Generator(device).manual_seed(0)
+    a, b = (torch.randn(side, side, device=device, generator=generator).to(dtype) for _ in range(2))
+    a @ b
+    began = clock()
+    rates: list[float] = []
+    while len(rates) < count and (not rates or clock() - began < limit):
+        start = clock()
+        a @ b
+        rates.append(2 * side**3 / (clock() - start))
+    return statistics.median(rates)
+
+
+def wall_clock(device: torch.device) -> Callable[[], float]:
+    """Return a clock in s for `matmul_rate`, which waits for a GPU."""
+
+    def clock() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return clock
