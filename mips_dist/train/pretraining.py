@@ -22,7 +22,9 @@ from mips_dist.model.bundle import save_bundle
 from mips_dist.model.mips import MaskedAtomModel, MipsConfig
 from mips_dist.train import engine
 from mips_dist.train.batch_plan import BatchPlan, plan_batches
+from mips_dist.train.describe import describe, page
 from mips_dist.train.engine import TrainEngine
+from mips_dist.train.flops import forward_flops, matmul_rate, own_clock
 from mips_dist.train.metrics import Recorder, StepReport
 from mips_dist.train.objective import masked_atom_loss
 from mips_dist.train.optim import learning_rate, make_adam
@@ -34,7 +36,7 @@ from mips_dist.train.resume import TrainState, find_checkpoint, is_finished, res
 from mips_dist.train.run_dir import RunDir
 from mips_dist.train.signals import StopSignal
 from mips_dist.train.skipped import record_skipped
-from mips_dist.train.validation import masked_classes, validate
+from mips_dist.train.validation import Validation, masked_classes, validate
 from mips_dist.train.watchdog import Watchdog
 from mips_dist.train.zero import choose_stage
 
@@ -42,6 +44,8 @@ from mips_dist.train.zero import choose_stage
 _PACK_SIZE = {"cpu": 64, "cuda": 128}
 # Enough for the time in which a window is put together.
 _PREFETCHED_STEPS = 16
+# Enough to know the peak by; a start must not be long.
+_PEAK_PRODUCTS = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,10 +108,14 @@ def train_on(config: PretrainConfig, ranks: Ranks, watchdog: Watchdog) -> int:
     trainer = build_engine(run)
     loader = ranks.together(lambda: build_loader(run))
     state, probe = restore(run, first_step, trainer)
-    recorder = Recorder(run.folder.tensorboard, first_step, config.num_steps, ranks.is_main)
+    peak = measure_peak(ranks, trainer.dtype)
+    recorder = Recorder(
+        run.folder.tensorboard, first_step, config.num_steps, ranks.is_main, peak, ranks.device
+    )
     with StopSignal() as stop, recorder, closing(loader):
-        for line in [*changes, *describe(run, loader)]:
+        for line in [*changes, *describe(run, loader, peak)]:
             recorder.say(line)
+        recorder.text("run", page(run, loader, peak, first_step))
         return train_loop(run, trainer, loader, state, probe, recorder, stop, watchdog)
 
 
@@ -123,23 +131,54 @@ def train_loop(
 ) -> int:
     """Step until the end or a signal, with checkpoints and validation; then leave the model."""
     config = run.config
+    # A run that was stopped at once, or killed at its end, owes what its last step asked for.
+    result = validate_if_due(run, trainer, loader, state, recorder)
     while state.step < config.num_steps:
         watchdog.progress(state.step + 1)
         report, is_stopped, batches = train_step(run, trainer, loader, state, stop)
-        recorder.step(state.step, report)
+        recorder.step(state.step, report, work_of(run, batches, report.num_masked))
         if state.skipped_in_a_row:
             recorder.say(record_skipped(run, state.step, state.skipped_in_a_row, report, batches))
+        if not is_stopped:
+            result = validate_if_due(run, trainer, loader, state, recorder)
         is_last = state.step == config.num_steps
         if is_stopped or is_last or state.step % config.checkpoint_every == 0:
+            # After the validation, so that what a checkpoint says of it is on the disk.
             recorder.flush()
             save(run, trainer, state, probe)
         if is_stopped:
             recorder.say(f"stopped after step {state.step}; the same command continues from there")
             return 130
-        if state.step % config.validate_every == 0 and not is_last:
-            recorder.validation(state.step, validate(trainer, loader).scalars())
-    finish(run, trainer, loader, state, recorder)
+    finish(run, trainer, loader, state, recorder, result or validate(trainer, loader))
     return 0
+
+
+def validate_if_due(
+    run: Run,
+    trainer: TrainEngine,
+    loader: MaskedAtomLoader,
+    state: TrainState,
+    recorder: Recorder,
+) -> Validation | None:
+    """Measure on the held-out polymers where this step asks for it and it was not done yet."""
+    is_due = state.step % run.config.validate_every == 0 or state.step == run.config.num_steps
+    if not is_due or state.validated == state.step:
+        return None
+    result = validate(trainer, loader)
+    recorder.validation(state.step, result)
+    state.validated = state.step
+    return result
+
+
+def work_of(run: Run, batches: list[PolymerBatch], num_masked: int) -> float:
+    """Return the operations of a step over all ranks: forward, and twice that for backward.
+
+    The loader gives every rank the same number of atoms to within a percent, so this rank's are
+    taken for each.
+    """
+    per_batch = num_masked / run.ranks.world_size / len(batches)
+    forward = sum(forward_flops(run.model, batch, per_batch) for batch in batches)
+    return 3 * forward * run.ranks.world_size
 
 
 # ---- before the loop
@@ -165,6 +204,13 @@ def prepare(config: PretrainConfig, ranks: Ranks) -> Run:
             lambda: choose_stage(config.zero, config.precision, count_parameters(model))
         ),
     )
+
+
+def measure_peak(ranks: Ranks, dtype: torch.dtype) -> float:
+    """Return the operations per second of matrix products, all ranks at once and together."""
+    device = ranks.device
+    (rate,) = ranks.sum(matmul_rate(dtype, own_clock(device), device, _PEAK_PRODUCTS, 1.0))
+    return rate
 
 
 def open_corpus(config: PretrainConfig) -> Corpus:
@@ -230,22 +276,6 @@ def build_loader(run: Run) -> MaskedAtomLoader:
     )
 
 
-def describe(run: Run, loader: MaskedAtomLoader) -> list[str]:
-    """Say what runs, what was derived, and what was left out."""
-    config = run.config
-    lines = [
-        f"{len(loader.training_samples):,} polymers to train on, "
-        f"{loader.num_held_out:,} held out ({len(loader.held_out_samples):,} for validation); "
-        f"{run.ranks.device.type}, {config.precision}, ZeRO stage {run.stage[0]} ({run.stage[1]}), "
-        f"offload {config.zero.offload}",
-        str(run.plan),
-    ]
-    missing = [name for name in config.model.descriptors if name not in run.model.descriptors]
-    if missing:
-        lines.append(f"the shards have no {', '.join(missing)}: the model runs without that branch")
-    return lines
-
-
 # ---- the loop
 
 
@@ -297,6 +327,7 @@ def train_step(
         grad_norm=result.grad_norm,
         is_applied=result.is_applied,
         polymers=config.global_batch_size,
+        num_masked=int(num_masked),
         seconds=time.perf_counter() - started,
         data_wait=data_wait,
     )
@@ -317,10 +348,9 @@ def finish(
     loader: MaskedAtomLoader,
     state: TrainState,
     recorder: Recorder,
+    result: Validation,
 ) -> None:
-    """Measure the held-out loss and write the model directory."""
-    result = validate(trainer, loader)
-    recorder.validation(state.step, result.scalars())
+    """Write the model directory, with what was measured on the held-out polymers."""
     weights = {name: whole["weight"] for name, whole in trainer.full_state() if run.ranks.is_main}
     metrics: dict[str, Any] = {f"held_out_{k}": v for k, v in result.scalars().items()}
     metrics |= {
