@@ -69,14 +69,15 @@ class Bar:
         width = options.max_width - 1
         yield self._progress(width, options.ascii_only)
         if self._numbers[0]:
-            yield Text(fitting(width, *self._numbers), no_wrap=True, overflow="crop")
+            numbers = fitting(width, *self._numbers)
+            yield Text(numbers[:width], no_wrap=True, overflow="crop")
 
     def _progress(self, width: int, ascii_only: bool) -> Text:
         left = "" if self._left is None else f"  {duration(self._left)} left"
         count = f"{self._step}/{self._num_steps}{left}"
         room = width - len(count) - 2
         if room < _SHORTEST_BAR:
-            return Text(count, no_wrap=True, overflow="crop")
+            return Text(count[:width], no_wrap=True, overflow="crop")
         done = room * self._step // self._num_steps
         full, rest = ("#", ".") if ascii_only else ("━", "━")
         return Text.assemble(

@@ -19,6 +19,7 @@ _OTHERS = "others"
 # Pixels of a cell, and of the margins that hold the labels.
 _CELL = 52
 _LEFT, _TOP, _RIGHT, _BOTTOM = 132, 84, 28, 12
+_NARROWEST = 340  # room for what stands above
 _INK, _GREY, _PAPER = (33, 37, 41), (108, 117, 125), (255, 255, 255)
 _RIGHT_HUE, _WRONG_HUE = (25, 90, 160), (190, 60, 30)  # of the diagonal; of mistakes
 
@@ -77,10 +78,11 @@ def _symbol(number: int) -> str:
 def draw(confusion: Confusion) -> npt.NDArray[np.uint8]:
     """Draw each row as fractions of its atoms: an image (height, width, 3) of RGB bytes."""
     size = len(confusion.symbols)
-    image = Image.new("RGB", (_LEFT + size * _CELL + _RIGHT, _TOP + size * _CELL + _BOTTOM), _PAPER)
+    width = max(_LEFT + size * _CELL + _RIGHT, _NARROWEST)
+    image = Image.new("RGB", (width, _TOP + size * _CELL + _BOTTOM), _PAPER)
     pen = ImageDraw.Draw(image)
     large, middle, small = (ImageFont.load_default(points) for points in (22, 20, 17))
-    pen.text((_LEFT + size * _CELL / 2, 20), "taken for, % of the row", _GREY, small, "mm")
+    pen.text((_LEFT, 20), "taken for, % of the row", _GREY, small, "lm")
     pen.text((16, _TOP - 30), "masked atom", _GREY, small, "lm")
     for row, (symbol, total) in enumerate(zip(confusion.symbols, confusion.num_atoms, strict=True)):
         middle_of = _TOP + (row + 0.5) * _CELL

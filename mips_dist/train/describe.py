@@ -56,9 +56,7 @@ def page(run: "Run", loader: MaskedAtomLoader, peak: float, first_step: int) -> 
     }
     rows = "\n".join(f"- **{name}** {value}" for name, value in facts.items())
     values = OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)
-    return (
-        f"**From step {first_step + 1} on**\n\n| | |\n|---|---|\n{rows}\n\n```yaml\n{values}```\n"
-    )
+    return f"**From step {first_step + 1} on**\n\n{rows}\n\n```yaml\n{values}```\n"
 
 
 def _corpus(loader: MaskedAtomLoader) -> str:
