@@ -73,8 +73,9 @@ class Bar:
             yield Text(numbers[:width], no_wrap=True, overflow="crop")
 
     def _progress(self, width: int, ascii_only: bool) -> Text:
-        left = "" if self._left is None else f"  {duration(self._left)} left"
-        count = f"{self._step}/{self._num_steps}{left}"
+        count = f"{self._step}/{self._num_steps}"
+        if self._left is not None and self._step < self._num_steps:
+            count += f"  {duration(self._left)} left"
         room = width - len(count) - 2
         if room < _SHORTEST_BAR:
             return Text(count[:width], no_wrap=True, overflow="crop")
