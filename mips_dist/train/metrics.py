@@ -1,5 +1,6 @@
 """What a run tells: TensorBoard pages, a bar on a terminal or lines in a log. Rank 0 only."""
 
+import math
 import sys
 import time
 from collections import deque
@@ -10,6 +11,7 @@ from typing import Self
 
 import psutil
 import torch
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
 from mips_dist.train.bar import Bar, duration
@@ -110,11 +112,12 @@ class Recent:
         self._steps.append((report, fraction_of_peak))
 
     def means(self) -> Means:
-        """Average over steps, speeds over their time."""
+        """Average over steps, speeds over their time; a loss that is not finite is left out."""
         reports = [report for report, _ in self._steps]
         seconds = sum(r.seconds for r in reports)
+        losses = [r.loss for r in reports if math.isfinite(r.loss)]
         return Means(
-            loss=sum(r.loss for r in reports) / len(reports),
+            loss=sum(losses) / len(losses) if losses else math.nan,
             accuracy=sum(r.accuracy for r in reports) / len(reports),
             polymers_per_s=sum(r.polymers for r in reports) / seconds,
             fraction_of_peak=sum(f * r.seconds for r, f in self._steps) / seconds,
@@ -223,9 +226,9 @@ class Recorder:
             "perf/data_wait_fraction": report.data_wait / report.seconds,
             "perf/memory_gib": self._memory() / _GIB,
         }
-        self._scalars(step, scalars)
-        self._open(_TRAINING).add_scalar("learning/loss", report.loss, step)
-        self._open(_TRAINING).add_scalar("learning/accuracy", report.accuracy, step)
+        self._scalars("", step, scalars)
+        compared = {"learning/loss": report.loss, "learning/accuracy": report.accuracy}
+        self._scalars(_TRAINING, step, compared)
         self._recent.add(report, fraction)
         left = self._seconds_left(step)
         if self._bar:
@@ -242,14 +245,14 @@ class Recorder:
         scalars = result.scalars()
         if not self._is_main or not scalars:
             return
-        self._scalars(step, {f"val/{name}": value for name, value in scalars.items()})
+        self._scalars("", step, {f"val/{name}": value for name, value in scalars.items()})
         for name, run in _LOSSES.items():
             if name in scalars:
-                self._open(run).add_scalar("learning/loss", scalars[name], step)
-        self._open(_HELD_OUT).add_scalar("learning/accuracy", scalars["accuracy"], step)
+                self._scalars(run, step, {"learning/loss": scalars[name]})
+        self._scalars(_HELD_OUT, step, {"learning/accuracy": scalars["accuracy"]})
         confusion = by_element(result.confusion.numpy())
-        accuracy = confusion.accuracy()
-        self._scalars(step, {f"val_element/{name}": rate for name, rate in accuracy.items()})
+        rates = confusion.accuracy()
+        self._scalars("", step, {f"val_element/{name}": rate for name, rate in rates.items()})
         self._writer.add_image("val/confusion", draw(confusion), step, dataformats="HWC")
         self.flush()
         values = "  ".join(f"{name} {value:.4f}" for name, value in scalars.items())
@@ -271,9 +274,12 @@ class Recorder:
             )
         return self._writers[run]
 
-    def _scalars(self, step: int, scalars: dict[str, float]) -> None:
-        for name, value in scalars.items():
-            self._writer.add_scalar(name, value, step)
+    def _scalars(self, run: str, step: int, scalars: dict[str, float]) -> None:
+        """Write all of them as one event: this comes after every step, while a GPU has no work."""
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+        writer = self._open(run).file_writer
+        assert writer is not None, "closed"
+        writer.add_summary(Summary(value=values), step)
 
     def _memory(self) -> int:
         """Return the most that a GPU held so far, or what this process holds now, in bytes."""

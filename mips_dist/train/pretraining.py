@@ -210,6 +210,8 @@ def measure_peak(ranks: Ranks, dtype: torch.dtype) -> float:
     """Return the operations per second of matrix products, all ranks at once and together."""
     device = ranks.device
     (rate,) = ranks.sum(matmul_rate(dtype, own_clock(device), device, _PEAK_PRODUCTS, 1.0))
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)  # of training, not of these products
     return rate
 
 
