@@ -16,24 +16,14 @@ from mips_dist.model.spatial import DESCRIPTOR_WIDTHS
 _SIDE = {"cpu": 2048, "cuda": 8192}
 
 
-def forward_flops(model: MipsConfig, batch: PolymerBatch, num_masked: float | None = None) -> float:
+def forward_flops(model: MipsConfig, batch: PolymerBatch) -> float:
     """Return the floating-point operations of one forward pass over real tokens.
 
     Padding, softmax, norms, dropout and biases are no work; of attention, what atoms really attend
     to is. Forward and backward together are three times as much.
-
-    Parameters
-    ----------
-    model
-        The sizes.
-    batch
-        Only the shapes of its tensors are looked at, so that nothing waits for a GPU.
-    num_masked
-        Masked atoms; None: counted in the batch, which does wait for a GPU.
     """
-    if num_masked is None:
-        assert batch.is_masked is not None
-        num_masked = int(batch.is_masked.sum())
+    assert batch.is_masked is not None
+    num_masked = int(batch.is_masked.sum())
     width, wide = model.hidden_dim, model.ffn_dim
     num_atoms, num_polymers = len(batch.token_slot), batch.num_graphs
     layer = num_atoms * 2 * (4 * width * width + 2 * width * wide)

@@ -56,7 +56,7 @@ class StepReport:
     """One optimizer step, over all ranks.
 
     ``loss`` nats per masked atom; ``accuracy`` fraction of masked atoms; ``data_wait`` and
-    ``seconds`` of rank 0, in s; ``polymers`` and ``num_masked`` atoms of the step.
+    ``seconds`` of rank 0, in s; ``polymers`` of the step.
     """
 
     loss: float
@@ -65,7 +65,6 @@ class StepReport:
     grad_norm: float
     is_applied: bool
     polymers: int
-    num_masked: int
     seconds: float
     data_wait: float
 

@@ -136,7 +136,7 @@ def train_loop(
     while state.step < config.num_steps:
         watchdog.progress(state.step + 1)
         report, is_stopped, batches = train_step(run, trainer, loader, state, stop)
-        recorder.step(state.step, report, work_of(run, batches, report.num_masked))
+        recorder.step(state.step, report, work_of(run, batches))
         if state.skipped_in_a_row:
             recorder.say(record_skipped(run, state.step, state.skipped_in_a_row, report, batches))
         if not is_stopped:
@@ -170,15 +170,13 @@ def validate_if_due(
     return result
 
 
-def work_of(run: Run, batches: list[PolymerBatch], num_masked: int) -> float:
+def work_of(run: Run, batches: list[PolymerBatch]) -> float:
     """Return the operations of a step over all ranks: forward, and twice that for backward.
 
     The loader gives every rank the same number of atoms to within a percent, so this rank's are
     taken for each.
     """
-    per_batch = num_masked / run.ranks.world_size / len(batches)
-    forward = sum(forward_flops(run.model, batch, per_batch) for batch in batches)
-    return 3 * forward * run.ranks.world_size
+    return 3 * run.ranks.world_size * sum(forward_flops(run.model, batch) for batch in batches)
 
 
 # ---- before the loop
@@ -329,7 +327,6 @@ def train_step(
         grad_norm=result.grad_norm,
         is_applied=result.is_applied,
         polymers=config.global_batch_size,
-        num_masked=int(num_masked),
         seconds=time.perf_counter() - started,
         data_wait=data_wait,
     )

@@ -31,7 +31,6 @@ def report(step: int, **changes) -> StepReport:
         "grad_norm": 0.25,
         "is_applied": True,
         "polymers": 64,
-        "num_masked": 500,
         "seconds": 0.5,
         "data_wait": 0.01,
     }
