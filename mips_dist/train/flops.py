@@ -3,7 +3,7 @@
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -11,9 +11,12 @@ from mips_dist.data.batch import PolymerBatch
 from mips_dist.model.embedding import NUM_ATOM_CLASSES
 from mips_dist.model.mips import MipsConfig
 from mips_dist.model.spatial import DESCRIPTOR_WIDTHS
+from mips_dist.train.ranks import Ranks
 
 # Side of the square product; a small one does not fill a GPU.
 _SIDE = {"cpu": 2048, "cuda": 8192}
+# Enough to know a run's peak by, and soon done.
+_PRODUCTS, _SECONDS = 3, 1.0
 
 
 def forward_flops(model: MipsConfig, batch: PolymerBatch) -> float:
@@ -36,6 +39,24 @@ def forward_flops(model: MipsConfig, batch: PolymerBatch) -> float:
         total += num_polymers * 2 * DESCRIPTOR_WIDTHS[name] * (width + width // 4)
         total += num_atoms * 2 * (width // 4 + width)
     return total
+
+
+def step_flops(model: MipsConfig, batches: Sequence[PolymerBatch], ranks: Ranks) -> float:
+    """Return the operations of a step over all ranks: forward, and twice that for backward.
+
+    The loader gives every rank the same number of atoms to within a percent, so this rank's
+    batches stand for those of each.
+    """
+    return 3 * ranks.world_size * sum(forward_flops(model, batch) for batch in batches)
+
+
+def measure_peak(ranks: Ranks, dtype: torch.dtype) -> float:
+    """Return the operations per second of matrix products, all ranks at once and together."""
+    device = ranks.device
+    (rate,) = ranks.sum(matmul_rate(dtype, own_clock(device), device, _PRODUCTS, _SECONDS))
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)  # the run's peak is not that of these products
+    return rate
 
 
 def matmul_rate(

@@ -24,7 +24,7 @@ from mips_dist.train import engine
 from mips_dist.train.batch_plan import BatchPlan, plan_batches
 from mips_dist.train.describe import describe, page
 from mips_dist.train.engine import TrainEngine
-from mips_dist.train.flops import forward_flops, matmul_rate, own_clock
+from mips_dist.train.flops import measure_peak, step_flops
 from mips_dist.train.metrics import Recorder, StepReport
 from mips_dist.train.objective import masked_atom_loss
 from mips_dist.train.optim import learning_rate, make_adam
@@ -44,8 +44,6 @@ from mips_dist.train.zero import choose_stage
 _PACK_SIZE = {"cpu": 64, "cuda": 128}
 # Enough for the time in which a window is put together.
 _PREFETCHED_STEPS = 16
-# Enough to know the peak by; a start must not be long.
-_PEAK_PRODUCTS = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,7 +134,7 @@ def train_loop(
     while state.step < config.num_steps:
         watchdog.progress(state.step + 1)
         report, is_stopped, batches = train_step(run, trainer, loader, state, stop)
-        recorder.step(state.step, report, work_of(run, batches))
+        recorder.step(state.step, report, step_flops(run.model, batches, run.ranks))
         if state.skipped_in_a_row:
             recorder.say(record_skipped(run, state.step, state.skipped_in_a_row, report, batches))
         if not is_stopped:
@@ -170,15 +168,6 @@ def validate_if_due(
     return result
 
 
-def work_of(run: Run, batches: list[PolymerBatch]) -> float:
-    """Return the operations of a step over all ranks: forward, and twice that for backward.
-
-    The loader gives every rank the same number of atoms to within a percent, so this rank's are
-    taken for each.
-    """
-    return 3 * run.ranks.world_size * sum(forward_flops(run.model, batch) for batch in batches)
-
-
 # ---- before the loop
 
 
@@ -202,15 +191,6 @@ def prepare(config: PretrainConfig, ranks: Ranks) -> Run:
             lambda: choose_stage(config.zero, config.precision, count_parameters(model))
         ),
     )
-
-
-def measure_peak(ranks: Ranks, dtype: torch.dtype) -> float:
-    """Return the operations per second of matrix products, all ranks at once and together."""
-    device = ranks.device
-    (rate,) = ranks.sum(matmul_rate(dtype, own_clock(device), device, _PEAK_PRODUCTS, 1.0))
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)  # of training, not of these products
-    return rate
 
 
 def open_corpus(config: PretrainConfig) -> Corpus:
