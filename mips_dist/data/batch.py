@@ -5,7 +5,7 @@ S path bonds, T pack size in tokens.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ Array = npt.NDArray[Any]
 DEFAULT_PACK_SIZE = 128
 # Of indices that select rows or add to them; torch scatters and copies by long ones alone.
 _INDEX = np.int32
+_ALIGNMENT = 64  # bytes; of each tensor in a `FlatBatch`
 
 
 @dataclass(kw_only=True)
@@ -59,19 +60,26 @@ class PolymerBatch:
     path_bond_weight: Tensor | None = None  # (S,) float32
 
     is_masked: Tensor | None = None  # (N,) bool, atoms hidden from the model
+    masked_atom: Tensor | None = None  # (M,) long, the same as indices
 
     @property
     def num_graphs(self) -> int:
         """Return the number of polymers."""
         return len(self.sample_index)
 
+    def masked_atoms(self) -> Tensor:
+        """Return the masked atoms as indices (M,), in order.
+
+        Where they are not there yet they are looked for, for which a GPU must be waited for.
+        """
+        assert self.is_masked is not None, "no mask was set on the batch"
+        if self.masked_atom is not None:
+            return self.masked_atom
+        return self.is_masked.nonzero().squeeze(1)
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PolymerBatch":
         """Return the batch on a device."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> "PolymerBatch":
-        """Return the batch in memory that a GPU copies from while it computes."""
-        return self._map(Tensor.pin_memory)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "PolymerBatch":
         def changed(value: Any) -> Any:
@@ -82,6 +90,61 @@ class PolymerBatch:
             return value
 
         return PolymerBatch(**{f.name: changed(getattr(self, f.name)) for f in fields(self)})
+
+
+@dataclass(kw_only=True)
+class FlatBatch:
+    """A batch as one stretch of bytes: one file of shared memory, one copy to a GPU.
+
+    Attributes
+    ----------
+    data
+        (B,) uint8.
+    parts
+        Field, key where the field is a dict, dtype, shape and first byte of each tensor.
+    """
+
+    data: Tensor
+    parts: list[tuple[str, str, torch.dtype, torch.Size, int]]
+    num_packs: int
+    pack_size: int
+
+    @classmethod
+    def of(cls, batch: PolymerBatch) -> "FlatBatch":
+        """Return the bytes of a batch on the CPU."""
+        tensors = []
+        for name in (f.name for f in fields(batch)):
+            value = getattr(batch, name)
+            if isinstance(value, Tensor):
+                tensors.append((name, "", value))
+            elif isinstance(value, dict):
+                tensors += [(name, key, tensor) for key, tensor in value.items()]
+        parts, end = [], 0
+        for name, key, tensor in tensors:
+            parts.append((name, key, tensor.dtype, tensor.shape, end))
+            end += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
+        data = torch.empty(end, dtype=torch.uint8)
+        for (_, _, tensor), (*_, start) in zip(tensors, parts, strict=True):
+            flat = tensor.contiguous().view(-1).view(torch.uint8)
+            data[start : start + tensor.nbytes] = flat
+        return cls(data=data, parts=parts, num_packs=batch.num_packs, pack_size=batch.pack_size)
+
+    def pin_memory(self) -> "FlatBatch":
+        """Return it in memory that a GPU copies from while it computes."""
+        return replace(self, data=self.data.pin_memory())
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> PolymerBatch:
+        """Return the batch on a device; its tensors are views of one."""
+        data = self.data.to(device, non_blocking=non_blocking)
+        found: dict[str, Any] = {"descriptors": {}, "descriptor_valid": {}}
+        for name, key, dtype, shape, start in self.parts:
+            num_bytes = shape.numel() * dtype.itemsize
+            tensor = data[start : start + num_bytes].view(dtype).view(shape)
+            if key:
+                found[name][key] = tensor
+            else:
+                found[name] = tensor
+        return PolymerBatch(**found, num_packs=self.num_packs, pack_size=self.pack_size)
 
 
 def collate(block: PolymerBlock, pack_size: int | None = DEFAULT_PACK_SIZE) -> PolymerBatch:

@@ -1,6 +1,6 @@
 """Shards and order to masked batches; the position of the loader is the step, nothing else."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mips_dist.data.batch import DEFAULT_PACK_SIZE, PolymerBatch, collate
+from mips_dist.data.batch import DEFAULT_PACK_SIZE, FlatBatch, PolymerBatch, collate
 from mips_dist.data.block import PolymerBlock, concatenate
 from mips_dist.data.masking import (
     MaskingConfig,
@@ -17,7 +17,7 @@ from mips_dist.data.masking import (
     drop_descriptors,
 )
 from mips_dist.data.order import WINDOW_SIZE, Piece, TrainingOrder, hash_keys, held_out, split
-from mips_dist.data.prefetch import Prefetcher
+from mips_dist.data.prefetch import prefetch
 from mips_dist.data.reader import ShardReader, WindowReader
 from mips_dist.errors import MipsError
 
@@ -50,10 +50,6 @@ class MaskedAtomLoader:
         Expected fraction of polymers held out for validation, by hash of the canonical spelling.
     pack_size
         Tokens of an attention pack.
-    num_prefetched
-        Steps that a background thread keeps ready; 0: none, and no thread.
-    pin_memory
-        Whether micro-batches lie in pinned memory, from which a GPU copies while it computes.
     window_size
         See `TrainingOrder`.
 
@@ -81,8 +77,6 @@ class MaskedAtomLoader:
         masking: MaskingConfig | None = None,
         held_out_fraction: float = 0.05,
         pack_size: int | None = DEFAULT_PACK_SIZE,
-        num_prefetched: int = 0,
-        pin_memory: bool = False,
         window_size: int = WINDOW_SIZE,
     ) -> None:
         if global_batch_size < world_size * grad_accum_steps:
@@ -97,7 +91,6 @@ class MaskedAtomLoader:
         self.rank = rank
         self.masking = MaskingConfig() if masking is None else masking
         self.pack_size = pack_size
-        self._pin_memory = pin_memory
         self._reader = reader
         self._window = WindowReader(reader)
         is_held_out = held_out(reader.key, held_out_fraction)
@@ -113,7 +106,6 @@ class MaskedAtomLoader:
             )
         per_block = np.add.reduceat(~is_held_out, reader.first, dtype=np.int64)
         self._order = TrainingOrder(seed, per_block, window_size)
-        self._prefetch = Prefetcher(self._prepare, num_prefetched) if num_prefetched else None
         self._held_out: tuple[PolymerBlock, list[Array]] | None = None
 
     @property
@@ -122,19 +114,40 @@ class MaskedAtomLoader:
         return bool(self._reader.groups)
 
     def micro_batches(self, step: int) -> list[PolymerBatch]:
-        """Return this rank's micro-batches of an optimizer step, `is_masked` set.
+        """Return this rank's micro-batches of an optimizer step, masks set.
 
         Raises
         ------
         MipsError
             Shards are missing, damaged or cannot be had.
         """
-        return self._make(step) if self._prefetch is None else self._prefetch(step)
+        pieces = self._order.step(step, self.global_batch_size)
+        samples = self.training_samples[np.concatenate([piece.samples for piece in pieces])]
+        parts = self._split(samples, self.grad_accum_steps)
+        # Of a small data set all windows are the whole of it, also that of the next epoch.
+        if all(np.array_equal(piece.blocks, pieces[0].blocks) for piece in pieces[1:]):
+            blocks = [self._window.select(pieces[0].blocks, samples[part]) for part in parts]
+        else:
+            blocks = self._select_across(pieces, samples, parts)
+        return [self._batch(block, step, hide_descriptors=False) for block in blocks]
 
-    def close(self) -> None:
-        """End the background thread."""
-        if self._prefetch is not None:
-            self._prefetch.close()
+    def steps(
+        self, steps: range, num_workers: int = 0, pin_memory: bool = False
+    ) -> Iterator[Sequence[PolymerBatch | FlatBatch]]:
+        """Yield the micro-batches of steps in order.
+
+        Parameters
+        ----------
+        steps
+            From any step on.
+        num_workers
+            Processes that make them ahead; 0: they are made here, when they are due.
+        pin_memory
+            Whether they lie in memory from which a GPU copies while it computes.
+        """
+        if num_workers:
+            return prefetch(self._prepare, steps, num_workers, pin_memory)
+        return (self.micro_batches(step) for step in steps)
 
     def validation_batches(self, with_descriptors: bool = True) -> list[PolymerBatch]:
         """Return this rank's part of the held-out polymers, as many batches on every rank.
@@ -159,22 +172,10 @@ class MaskedAtomLoader:
         ]
 
     def _prepare(self, step: int) -> list[PolymerBatch]:
-        """Make a step in the background, and read what later ones need bit by bit."""
-        batches = self._make(step)
+        """Make a step ahead of its time, and read what later ones need bit by bit."""
+        batches = self.micro_batches(step)
         self._window.read_ahead(*self._order.after((step + 1) * self.global_batch_size))
         return batches
-
-    def _make(self, step: int) -> list[PolymerBatch]:
-        pieces = self._order.step(step, self.global_batch_size)
-        samples = self.training_samples[np.concatenate([piece.samples for piece in pieces])]
-        parts = self._split(samples, self.grad_accum_steps)
-        # Of a small data set all windows are the whole of it, also that of the next epoch.
-        if all(np.array_equal(piece.blocks, pieces[0].blocks) for piece in pieces[1:]):
-            blocks = [self._window.select(pieces[0].blocks, samples[part]) for part in parts]
-        else:
-            blocks = self._select_across(pieces, samples, parts)
-        batches = [self._batch(block, step, hide_descriptors=False) for block in blocks]
-        return [batch.pin_memory() for batch in batches] if self._pin_memory else batches
 
     def _select_across(
         self, pieces: Sequence[Piece], samples: Array, parts: list[Array]
@@ -222,7 +223,11 @@ class MaskedAtomLoader:
         elif step != _VALIDATION_STEP:
             block = corrupt_descriptors(block, self.seed, step, block.row, self.masking)
         mask = atom_mask(self.seed, step, block.row, block.num_atoms, self.masking.rate)
-        return replace(collate(block, self.pack_size), is_masked=torch.from_numpy(mask))
+        return replace(
+            collate(block, self.pack_size),
+            is_masked=torch.from_numpy(mask),
+            masked_atom=torch.from_numpy(np.flatnonzero(mask)),
+        )
 
 
 def _validation_samples(reader: ShardReader, is_held_out: Array) -> Array:

@@ -1,88 +1,86 @@
-"""Values of coming steps, made by one background thread while the last ones are used."""
+"""Batches of coming steps, made by worker processes while the last ones are used."""
 
-import os
-import threading
-from collections.abc import Callable
-from typing import Generic, TypeVar
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
-T = TypeVar("T")
+from torch.utils.data import DataLoader, Dataset
+
+from mips_dist.data.batch import FlatBatch, PolymerBatch
+from mips_dist.errors import MipsError
+
+_STEPS_PER_WORKER = 4  # that each keeps ready
 
 
-class Prefetcher(Generic[T]):
-    """A function of the step, called ahead for the next steps.
+class _Steps(Dataset[list[FlatBatch] | MipsError]):
+    """A function of the step, as torch's loader wants it."""
 
-    The values are those of the function; only when they are made differs. An error of the function
-    is raised where its step is asked for. The thread ends with `close`, and with the main thread.
+    def __init__(self, make: Callable[[int], Sequence[PolymerBatch]]) -> None:
+        self._make = make
+
+    def __getitem__(self, step: int) -> list[FlatBatch] | MipsError:
+        try:
+            return [FlatBatch.of(batch) for batch in self._make(step)]
+        except MipsError as error:  # raised, it would come through as a traceback
+            return error
+
+
+def prefetch(
+    make: Callable[[int], Sequence[PolymerBatch]],
+    steps: range,
+    num_workers: int,
+    pin_memory: bool,
+) -> Iterator[list[FlatBatch]]:
+    """Yield the batches of each step in order; closing the generator ends the workers.
 
     Parameters
     ----------
     make
-        Called from the background thread alone, except in a forked child, which has no such thread.
-    depth
-        Steps that are kept ready.
+        A function of the step alone; it runs in the forked workers.
+    steps
+        Steps to make.
+    num_workers
+        Processes, at least one; each makes every so many-th step.
+    pin_memory
+        Whether a thread copies batches to memory from which a GPU copies while it computes.
+
+    Raises
+    ------
+    MipsError
+        What `make` raised, where its step is due.
     """
+    # Forked, as nothing in them touches the GPU: they start at once and share what was read.
+    loader = DataLoader(
+        _Steps(make),
+        batch_size=None,
+        sampler=steps,
+        num_workers=num_workers,
+        prefetch_factor=_STEPS_PER_WORKER,
+        pin_memory=pin_memory,
+        multiprocessing_context="fork",
+        worker_init_fn=_leave_signals_to_the_rank,
+    )
+    for made in loader:
+        if isinstance(made, MipsError):
+            raise made
+        yield made
 
-    def __init__(self, make: Callable[[int], T], depth: int) -> None:
-        self._make = make
-        self._depth = depth
-        self._process = os.getpid()
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
-        self._is_closed = False
-        self._wanted = 0
-        self._coming: int | None = None  # the step to be made now or next
-        self._values: dict[int, T] = {}
-        self._errors: dict[int, BaseException] = {}
 
-    def __call__(self, step: int) -> T:
-        """Return the value of a step; the one asked for last is still there."""
-        if self._process != os.getpid():
-            return self._make(step)
-        with self._changed:
-            self._wanted = step
-            self._values = {n: x for n, x in self._values.items() if n >= step}
-            if step not in self._values and step != self._coming:
-                self._values, self._errors, self._coming = {}, {}, step
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="prefetch")
-                self._thread.start()
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: step in self._values or step in self._errors)
-            if step in self._errors:
-                raise self._errors.pop(step)
-            return self._values[step]
+def _leave_signals_to_the_rank(worker: int) -> None:
+    """Let Ctrl-C, which a terminal sends to workers too, go by; torch ends them by SIGTERM."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    def close(self) -> None:
-        """End the thread, after the step that it is at."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
-        if self._thread is not None and self._process == os.getpid():
-            self._thread.join()
 
-    def _work(self) -> None:
-        while (step := self._next_step()) is not None:
-            value, error = None, None
-            try:
-                value = self._make(step)
-            except BaseException as caught:
-                error = caught
-            with self._changed:
-                if step != self._coming:  # another one was asked for meanwhile
-                    continue
-                if error is None:
-                    self._values[step] = value  # type: ignore[assignment]
-                    self._coming = step + 1
-                else:
-                    self._errors[step], self._coming = error, None
-                self._changed.notify_all()
-
-    def _next_step(self) -> int | None:
-        """Wait until there is something to do; None: nothing ever again."""
-        with self._changed:
-            while not self._is_closed and threading.main_thread().is_alive():
-                if self._coming is not None and self._coming <= self._wanted + self._depth:
-                    return self._coming
-                # Nobody tells of the end of the main thread.
-                self._changed.wait(0.2)
-        return None
+@contextmanager
+def dead_workers_in_words() -> Iterator[None]:
+    """Turn torch's report of a dead worker, which may come at any moment, into one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise MipsError(
+            f"a process that reads shards died ({' '.join(str(error).split())}); if memory ran "
+            "out, lower loader_workers; the same command continues from the last checkpoint"
+        ) from error

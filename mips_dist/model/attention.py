@@ -7,7 +7,7 @@ bias logsumexp over c of b_c: one dense matrix over the atoms of the unit is the
 they would be dropped one by one. Only in training, and only there, do the two differ.)
 
 Legend: N atoms, P pairs, C cells, D hidden, H heads, K head dim, B biases of a pair (1, or H where
-heads have their own), R = max_hops + 1 positions of a path, T pack size; X packs.
+heads have their own), T pack size, X packs, R rows: N atoms, or X * T slots of packs.
 """
 
 import torch
@@ -69,7 +69,7 @@ class PairBias(nn.Module):
     def pairs(self, x0_ND: Tensor, batch: PolymerBatch) -> Tensor:
         """Return the bias of every pair of the infinite chain (P, B), in fp32 or better."""
         hops = batch.pair_hops
-        # Score of an atom at a position of a path: flat row atom * R + position.
+        # Score of an atom at a position of a path: flat row atom * num_positions + position.
         scores = self.path(x0_ND).view(-1, self.num_biases)
         num_positions = len(self.distance)
 
@@ -133,7 +133,7 @@ def pack_biases(bias_CB: Tensor, batch: PolymerBatch) -> Tensor:
 
 
 class LocalAttention(nn.Module):
-    """Multi-head attention with given biases; the linear maps run on unpadded tokens.
+    """Multi-head attention with given biases; the linear maps run on the rows as they come.
 
     Parameters
     ----------
@@ -143,6 +143,12 @@ class LocalAttention(nn.Module):
         Factor on q . k.
     dropout
         Probability of dropping an attention weight in training.
+
+    Attributes
+    ----------
+    is_fused
+        Whether softmax and both products are one kernel, for GPUs: biases are rounded to the type
+        of the products.
     """
 
     def __init__(self, hidden_dim: int, num_heads: int, scale: float, dropout: float) -> None:
@@ -150,18 +156,55 @@ class LocalAttention(nn.Module):
         self.num_heads = num_heads
         self.scale = scale
         self.dropout = dropout
+        self.is_fused = False
         self.qkv = nn.Linear(hidden_dim, 3 * hidden_dim)
         self.out = nn.Linear(hidden_dim, hidden_dim)
 
-    def forward(self, x_ND: Tensor, bias_XBTT: Tensor, batch: PolymerBatch) -> Tensor:
-        """Return the attended values (N, D)."""
-        qkv = self.qkv(x_ND)
-        packed = qkv.new_zeros(batch.num_packs * batch.pack_size, qkv.shape[1])
-        packed = packed.index_copy(0, batch.token_slot, qkv)
-        packed = packed.view(batch.num_packs, batch.pack_size, 3, self.num_heads, -1)
+    def forward(
+        self,
+        x_RD: Tensor,
+        bias_XBTT: Tensor,
+        token_slot: Tensor | None,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
+        """Return the attended values of all rows (R, D), or of the wanted ones.
+
+        Parameters
+        ----------
+        x_RD
+            Atoms (N, D); or the slots of all packs (X * T, D), padding included.
+        bias_XBTT
+            From `PairBias`.
+        token_slot
+            (N,) slot of each atom; None where the rows are slots.
+        wanted
+            Rows to return, where not all are needed.
+        """
+        num_packs, size = bias_XBTT.shape[0], bias_XBTT.shape[2]
+        packed = self.qkv(x_RD)
+        if token_slot is not None:
+            slots = packed.new_zeros(num_packs * size, packed.shape[1])
+            packed = slots.index_copy(0, token_slot, packed)
+        packed = packed.view(num_packs, size, 3, self.num_heads, -1)
         q_XHTK, k_XHTK, v_XHTK = packed.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed_XHTK = self._mix(q_XHTK, k_XHTK, v_XHTK, bias_XBTT)
+        mixed = mixed_XHTK.transpose(1, 2).flatten(2).flatten(0, 1)
+        if token_slot is not None:
+            wanted = token_slot if wanted is None else token_slot.index_select(0, wanted)
+        return self.out(mixed if wanted is None else mixed.index_select(0, wanted))
+
+    def _mix(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        if self.is_fused:
+            # One kernel, in which the heads share the biases without copies of them.
+            probability = self.dropout if self.training else 0.0
+            return F.scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                attn_mask=bias.to(q.dtype).expand(-1, self.num_heads, -1, -1),
+                dropout_p=probability,
+                scale=self.scale,
+            )
         # Scaled before the product, so that fp16 does not overflow; softmax in the biases' fp32.
-        logits = (q_XHTK * self.scale) @ k_XHTK.transpose(-1, -2) + bias_XBTT
-        weights = dropout(logits.softmax(-1).to(v_XHTK.dtype), self.dropout, self.training)
-        mixed = (weights @ v_XHTK).transpose(1, 2).flatten(2).flatten(0, 1)
-        return self.out(mixed.index_select(0, batch.token_slot))
+        logits = (q * self.scale) @ k.transpose(-1, -2) + bias
+        return dropout(logits.softmax(-1).to(v.dtype), self.dropout, self.training) @ v

@@ -1,6 +1,6 @@
 """The MIPS model: topology encoder, descriptor fusion, and one head for each task.
 
-Legend: G polymers, N atoms, M masked atoms, D hidden, T targets; X, B: see `attention`.
+Legend: G polymers, N atoms, M masked atoms, D hidden, T targets; R, X, B: see `attention`.
 """
 
 from collections.abc import Callable
@@ -118,15 +118,23 @@ class Layer(nn.Module):
         self.narrow = nn.Linear(config.ffn_dim, width)
         self.ffn_norm = nn.LayerNorm(width)
 
-    def forward(self, x_ND: Tensor, bias_XBTT: Tensor, batch: PolymerBatch) -> Tensor:
-        """Return x (N, D) after the layer."""
+    def forward(
+        self,
+        x_RD: Tensor,
+        bias_XBTT: Tensor,
+        token_slot: Tensor | None,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
+        """Return the rows after the layer, all (R, D) or the wanted ones; see `LocalAttention`."""
+        normed = self.attention_norm(x_RD) if self.is_pre_norm else x_RD
+        attended = self._drop(self.attention(normed, bias_XBTT, token_slot, wanted))
+        if wanted is not None:
+            x_RD = x_RD.index_select(0, wanted)
+        x_RD = x_RD + attended
         if self.is_pre_norm:
-            attended = self.attention(self.attention_norm(x_ND), bias_XBTT, batch)
-            x_ND = x_ND + self._drop(attended)
-            return x_ND + self._feed_forward(self.ffn_norm(x_ND))
-        attended = self.attention(x_ND, bias_XBTT, batch)
-        x_ND = self.attention_norm(x_ND + self._drop(attended))
-        return self.ffn_norm(x_ND + self._feed_forward(x_ND))
+            return x_RD + self._feed_forward(self.ffn_norm(x_RD))
+        x_RD = self.attention_norm(x_RD)
+        return self.ffn_norm(x_RD + self._feed_forward(x_RD))
 
     def _feed_forward(self, x_ND: Tensor) -> Tensor:
         return self._drop(self.narrow(self._drop(self.activation(self.widen(x_ND)))))
@@ -138,9 +146,14 @@ class Layer(nn.Module):
 class MipsEncoder(nn.Module):
     """Polymers to atom vectors. As in the paper, nothing is normalised after the last layer.
 
-    With ``recomputes_layers`` set, a layer keeps its input only and is computed again in the
-    backward pass, dropout included: less memory in training, the same bits.
+    Attributes
+    ----------
+    recomputes_layers
+        Whether a layer keeps its input only and is computed again in the backward pass, dropout
+        included: less memory in training, the same bits.
     """
+
+    recomputes_layers = False
 
     def __init__(self, config: MipsConfig) -> None:
         super().__init__()
@@ -156,21 +169,67 @@ class MipsEncoder(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
         groups = config.descriptors
         self.fusion = DescriptorFusion(config.hidden_dim, groups) if groups else None
-        self.recomputes_layers = False
+        self._runs_packed = False
+        self._train_layer: Callable[..., Tensor] = _run_layer
 
-    def forward(self, batch: PolymerBatch) -> Tensor:
-        """Return the atom vectors (N, D)."""
-        x_ND = self.embedding(batch)
-        bias_XBTT = self.bias(x_ND, batch)
+    def run_packed(self, is_compiled: bool) -> None:
+        """Let the layers run on whole packs with one kernel for attention, as a GPU wants them.
+
+        Every shape but the number of packs is then constant. Outputs are the same up to rounding;
+        padding is computed too, and thrown away.
+
+        Parameters
+        ----------
+        is_compiled
+            Whether layers are compiled for training, once for all of them.
+        """
+        self._runs_packed = True
         for layer in self.layers:
+            assert isinstance(layer, Layer)
+            layer.attention.is_fused = True
+        if is_compiled:
+            self._train_layer = torch.compile(_run_layer)
+
+    def forward(self, batch: PolymerBatch, atoms: Tensor | None = None) -> Tensor:
+        """Return the vectors of all atoms (N, D), or of the given ones.
+
+        Parameters
+        ----------
+        batch
+            The polymers.
+        atoms
+            (M,) long, atoms whose vectors are wanted; the last layer does no more than they need.
+        """
+        rows = self.embedding(batch)
+        bias_XBTT = self.bias(rows, batch)
+        token_slot: Tensor | None = batch.token_slot
+        wanted = atoms
+        if self._runs_packed:
+            slots = rows.new_zeros(batch.num_packs * batch.pack_size, rows.shape[1])
+            rows = slots.index_copy(0, batch.token_slot, rows)
+            bias_XBTT = bias_XBTT.to(rows.dtype)
+            wanted = batch.token_slot if atoms is None else batch.token_slot.index_select(0, atoms)
+            token_slot = None
+            # Else the first shape of each would be compiled for itself.
+            for tensor in (rows, bias_XBTT, wanted):
+                torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        run = self._train_layer if self.training else _run_layer
+        last = len(self.layers) - 1
+        for number, layer in enumerate(self.layers):
+            inputs = layer, rows, bias_XBTT, token_slot, wanted if number == last else None
             if self.recomputes_layers and torch.is_grad_enabled():
-                x_ND = checkpoint(layer, x_ND, bias_XBTT, batch, use_reentrant=False)
+                rows = checkpoint(run, *inputs, use_reentrant=False)
             else:
-                x_ND = layer(x_ND, bias_XBTT, batch)
+                rows = run(*inputs)
         if self.fusion is not None:
             check_descriptors(batch, self.fusion.groups)
-            x_ND = self.fusion(x_ND, batch)
-        return x_ND
+            rows = self.fusion(rows, batch, atoms)
+        return rows
+
+
+def _run_layer(layer: nn.Module, *inputs: Tensor | None) -> Tensor:
+    """Call a layer; as a function, its compiled form serves all layers."""
+    return layer(*inputs)
 
 
 class Head(nn.Module):
@@ -204,8 +263,7 @@ class MaskedAtomModel(nn.Module):
 
     def forward(self, batch: PolymerBatch) -> Tensor:
         """Return logits (M, 101) of the masked atoms, in the order of the atoms."""
-        assert batch.is_masked is not None, "no mask was set on the batch"
-        return self.head(self.encoder(batch)[batch.is_masked])
+        return self.head(self.encoder(batch, batch.masked_atoms()))
 
 
 class PropertyModel(nn.Module):

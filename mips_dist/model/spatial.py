@@ -44,8 +44,19 @@ class DescriptorFusion(nn.Module):
             self.key[name] = nn.Linear(width, hidden_dim // 4, bias=False)
             self.value[name] = nn.Linear(width, hidden_dim)
 
-    def forward(self, x_ND: Tensor, batch: PolymerBatch) -> Tensor:
-        """Return x (N, D) with the polymer's descriptors added."""
+    def forward(self, x_ND: Tensor, batch: PolymerBatch, atoms: Tensor | None = None) -> Tensor:
+        """Return x (N, D) with the polymer's descriptors added; ``atoms`` says which x has.
+
+        Parameters
+        ----------
+        x_ND
+            Vectors of all atoms, or of some.
+        batch
+            The polymers.
+        atoms
+            (N,) atoms that x has, where these are not all.
+        """
+        polymer = batch.batch_index if atoms is None else batch.batch_index.index_select(0, atoms)
         valid_GS = torch.stack([batch.descriptor_valid[name] for name in self.groups], dim=1)
         keys, values = [], []
         for name in self.groups:
@@ -55,15 +66,15 @@ class DescriptorFusion(nn.Module):
             keys.append(self.key[name](features))
             values.append(self.value[name](features))
         query_NK = self.query(x_ND) * self.scale
-        key_NSK = torch.stack(keys, dim=1).index_select(0, batch.batch_index)
-        valid_NS = valid_GS.index_select(0, batch.batch_index)
+        key_NSK = torch.stack(keys, dim=1).index_select(0, polymer)
+        valid_NS = valid_GS.index_select(0, polymer)
         scores = torch.einsum("nk,nsk->ns", query_NK, key_NSK)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         # The lowest finite number and not -inf: a polymer without any group has a finite softmax,
         # which the product with its validity then makes zero.
         scores = scores.masked_fill(~valid_NS, torch.finfo(scores.dtype).min)
         weights_NS = (scores.softmax(-1) * valid_NS).to(x_ND.dtype)
-        value_NSD = torch.stack(values, dim=1).index_select(0, batch.batch_index)
+        value_NSD = torch.stack(values, dim=1).index_select(0, polymer)
         return x_ND + RESIDUAL_WEIGHT * torch.einsum("ns,nsd->nd", weights_NS, value_NSD)
 
 

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 from mips_dist.errors import UsageError
 
-# A micro-batch that nobody asked for: about 3,000 atoms, enough to keep the products busy.
-_LARGEST_DERIVED_MICRO_BATCH = 128
+# A micro-batch that nobody asked for, in polymers. On a CPU about 3,000 atoms keep the products
+# busy; a GPU wants ten times as many, where its memory holds them.
+LARGEST_ON_CPU = 128
+LARGEST_ON_GPU = 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +27,12 @@ class BatchPlan:
         )
 
 
-def plan_batches(global_batch_size: int, micro_batch_size: int, world_size: int) -> BatchPlan:
+def plan_batches(
+    global_batch_size: int,
+    micro_batch_size: int,
+    world_size: int,
+    largest: int = LARGEST_ON_CPU,
+) -> BatchPlan:
     """Derive the accumulation steps, and the micro-batch where none is given.
 
     Parameters
@@ -36,6 +43,8 @@ def plan_batches(global_batch_size: int, micro_batch_size: int, world_size: int)
         Polymers of one forward pass of a rank; 0 chooses.
     world_size
         Ranks.
+    largest
+        Polymers of a micro-batch that is chosen here, at most; at least 1.
 
     Raises
     ------
@@ -51,7 +60,7 @@ def plan_batches(global_batch_size: int, micro_batch_size: int, world_size: int)
             f"use {' or '.join(map(str, choices))}"
         )
     divisors = [n for n in range(1, per_rank + 1) if per_rank % n == 0]
-    micro = micro_batch_size or max(n for n in divisors if n <= _LARGEST_DERIVED_MICRO_BATCH)
+    micro = micro_batch_size or max(n for n in divisors if n <= largest)
     if micro not in divisors:
         raise UsageError(
             f"micro_batch_size={micro} does not divide the {per_rank} polymers of each rank "

@@ -136,10 +136,10 @@ def _import_deepspeed(has_gpu: bool) -> Any:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepResult:
-    """What one optimizer step did: ``is_applied`` on every rank or on none."""
+    """What one optimizer step did: ``is_applied`` on every rank or on none; ``grad_norm`` ()."""
 
     is_applied: bool
-    grad_norm: float
+    grad_norm: Tensor
 
 
 class TrainEngine:
@@ -262,7 +262,7 @@ class TrainEngine:
         """Run the module's forward."""
         return self._engine(*inputs)
 
-    def backward(self, loss_sum: Tensor, global_count: float, *, is_last: bool) -> None:
+    def backward(self, loss_sum: Tensor, global_count: Tensor | float, *, is_last: bool) -> None:
         """Add one micro-batch's gradient of (sum of losses over all ranks) / ``global_count``.
 
         DeepSpeed averages gradients over ranks, hence the factor; its second division, by the
@@ -273,7 +273,7 @@ class TrainEngine:
         is_finite = torch.isfinite(loss_sum.detach())
         scale = torch.where(is_finite, self.ranks.world_size / global_count, torch.nan)
         self._engine.set_gradient_accumulation_boundary(is_last)
-        self._engine.backward(loss_sum * scale, scale_wrt_gas=False)
+        self._engine.backward(loss_sum * scale.to(loss_sum.dtype), scale_wrt_gas=False)
 
     def step(self, lr: float) -> StepResult:
         """Clip and apply the accumulated gradient, unless its norm is not finite on some rank."""
@@ -282,7 +282,7 @@ class TrainEngine:
         if self.stage == 0:
             return self._plain_step()
         self._engine.step()
-        norm = float(self._engine.get_global_grad_norm())
+        norm = torch.as_tensor(self._engine.get_global_grad_norm())
         is_applied = bool(self._engine.was_step_applied())
         if not is_applied and self._zero.offload == "optimizer" and self.stage < 3:
             # DeepSpeed 0.19.8 forgets these, and every later step would be refused too.
@@ -294,12 +294,12 @@ class TrainEngine:
         """Stage 0: gradients are already averaged and whole on every rank, so the norm is local."""
         parameters = [p for p in self._engine.module.parameters() if p.grad is not None]
         gradients = [p.grad for p in parameters]
-        norm = float(nn.utils.get_total_norm(gradients))
-        is_finite = norm < float("inf")
+        norm = nn.utils.get_total_norm(gradients)
+        is_finite = bool(norm < float("inf"))
         if is_finite:
             if self._clip_norm > 0:
                 # The same formula as in DeepSpeed's other stages.
-                shrink = 1.0 / max(1.0, (norm + 1e-6) / self._clip_norm)
+                shrink = 1.0 / max(1.0, (float(norm) + 1e-6) / self._clip_norm)
                 torch._foreach_mul_(gradients, shrink)
             self._engine.step()
         else:

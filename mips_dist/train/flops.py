@@ -25,19 +25,21 @@ def forward_flops(model: MipsConfig, batch: PolymerBatch) -> float:
     Padding, softmax, norms, dropout and biases are no work; of attention, what atoms really attend
     to is. Forward and backward together are three times as much.
     """
-    assert batch.is_masked is not None
-    num_masked = int(batch.is_masked.sum())
     width, wide = model.hidden_dim, model.ffn_dim
     num_atoms, num_polymers = len(batch.token_slot), batch.num_graphs
-    layer = num_atoms * 2 * (4 * width * width + 2 * width * wide)
-    layer += len(batch.cell_slot) * 4 * width  # q . k and the weighted sum of the values
-    total = float(model.num_layers * layer)
+    num_masked = len(batch.masked_atoms())
+    inputs = num_atoms * 2 * 3 * width * width  # q, k and v
+    inputs += len(batch.cell_slot) * 4 * width  # q . k and the weighted sum of the values
+    outputs = 2 * (width * width + 2 * width * wide)
+    # After its attention the last layer goes on with the masked atoms alone.
+    total = float(model.num_layers * inputs)
+    total += ((model.num_layers - 1) * num_atoms + num_masked) * outputs
     total += num_masked * 2 * width * (width + NUM_ATOM_CLASSES)
     if model.descriptors:
-        total += num_atoms * 2 * width * (width // 4)
+        total += num_masked * 2 * width * (width // 4)
     for name in model.descriptors:
         total += num_polymers * 2 * DESCRIPTOR_WIDTHS[name] * (width + width // 4)
-        total += num_atoms * 2 * (width // 4 + width)
+        total += num_masked * 2 * (width // 4 + width)
     return total
 
 

@@ -31,6 +31,9 @@ class PretrainConfig:
     activation_checkpointing
         Whether each layer keeps its input only and is computed again in the backward pass: less
         memory, a third more work, the same bits.
+    compile
+        Whether the layers are compiled, which takes a minute at the start; None: on a GPU, up to
+        ZeRO stage 2.
     num_steps
         Optimizer steps of the whole run.
     global_batch_size
@@ -46,6 +49,9 @@ class PretrainConfig:
         Of initial weights, order, masks and dropout.
     num_threads
         CPU threads of a rank; 0 shares the cores out among the ranks of a machine.
+    loader_workers
+        Processes of a rank that make its batches ahead, each with two windows of polymers in
+        memory; None: up to 8 for a GPU, none for a CPU.
     timeout_minutes
         A job in which a rank makes no step for so long ends, and says which rank it was.
     """
@@ -59,6 +65,7 @@ class PretrainConfig:
     zero: ZeroConfig = field(default_factory=ZeroConfig)
     precision: str = "fp32"
     activation_checkpointing: bool = False
+    compile: bool | None = None
     num_steps: int = 2_000
     global_batch_size: int = 256
     micro_batch_size: int = 0
@@ -67,6 +74,7 @@ class PretrainConfig:
     validate_every: int = 200
     seed: int = 0
     num_threads: int = 0
+    loader_workers: int | None = None
     timeout_minutes: float = 30.0
 
     def __post_init__(self) -> None:
@@ -78,6 +86,8 @@ class PretrainConfig:
         for name in ("micro_batch_size", "num_threads", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        if self.loader_workers is not None and self.loader_workers < 0:
+            raise ValueError(f"loader_workers={self.loader_workers} must not be negative")
         if not self.timeout_minutes > 0:
             raise ValueError(f"timeout_minutes={self.timeout_minutes} must be above 0")
         if not 0 <= self.cache_gb < float("inf"):

@@ -1,34 +1,36 @@
 """Pre-training by masked atoms: what comes before the loop, the loop, one step, the end."""
 
 import hashlib
-import math
-import time
-from contextlib import closing
+import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mips_dist.data.batch import PolymerBatch
 from mips_dist.data.cache import ByteCache
 from mips_dist.data.loader import MaskedAtomLoader
-from mips_dist.data.order import hash_keys
+from mips_dist.data.prefetch import dead_workers_in_words
 from mips_dist.data.reader import ShardReader
 from mips_dist.data.schema import check_shards, model_schema
 from mips_dist.data.shards import Manifest, read_manifest
-from mips_dist.errors import MipsError
+from mips_dist.errors import MipsError, UsageError
 from mips_dist.model.bundle import save_bundle
 from mips_dist.model.mips import MaskedAtomModel, MipsConfig
 from mips_dist.train import engine
-from mips_dist.train.batch_plan import BatchPlan, plan_batches
+from mips_dist.train.batch_plan import (
+    LARGEST_ON_CPU,
+    LARGEST_ON_GPU,
+    BatchPlan,
+    plan_batches,
+)
 from mips_dist.train.describe import describe, page
 from mips_dist.train.engine import TrainEngine
+from mips_dist.train.feed import Feed
 from mips_dist.train.flops import measure_peak, step_flops
-from mips_dist.train.metrics import Recorder, StepReport
-from mips_dist.train.objective import masked_atom_loss
-from mips_dist.train.optim import learning_rate, make_adam
-from mips_dist.train.plan import count_parameters
+from mips_dist.train.metrics import Recorder
+from mips_dist.train.optim import make_adam
+from mips_dist.train.plan import activation_bytes, count_parameters
 from mips_dist.train.pretrain_config import QUICKSTART_SHARDS, PretrainConfig
 from mips_dist.train.probe import Probe
 from mips_dist.train.ranks import Ranks
@@ -36,14 +38,14 @@ from mips_dist.train.resume import TrainState, find_checkpoint, is_finished, res
 from mips_dist.train.run_dir import RunDir
 from mips_dist.train.signals import StopSignal
 from mips_dist.train.skipped import record_skipped
-from mips_dist.train.validation import Validation, masked_classes, validate
+from mips_dist.train.step import PendingReport, train_step
+from mips_dist.train.validation import Validation, validate
 from mips_dist.train.watchdog import Watchdog
 from mips_dist.train.zero import choose_stage
 
 # Small packs waste less on pairs of different polymers, large ones keep a GPU busy.
 _PACK_SIZE = {"cpu": 64, "cuda": 128}
-# Enough for the time in which a window is put together.
-_PREFETCHED_STEPS = 16
+_MOST_LOADER_WORKERS = 8  # of a rank that has a GPU
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +112,7 @@ def train_on(config: PretrainConfig, ranks: Ranks, watchdog: Watchdog) -> int:
     recorder = Recorder(
         run.folder.tensorboard, first_step, config.num_steps, ranks.is_main, peak, ranks.device
     )
-    with StopSignal() as stop, recorder, closing(loader):
+    with StopSignal() as stop, recorder, dead_workers_in_words():
         for line in [*changes, *describe(run, loader, peak)]:
             recorder.say(line)
         recorder.text("run", page(run, loader, peak, first_step))
@@ -129,19 +131,39 @@ def train_loop(
 ) -> int:
     """Step until the end or a signal, with checkpoints and validation; then leave the model."""
     config = run.config
+    feed = open_feed(run, loader, state.step)
+    on_gpu = run.ranks.device.type == "cuda"
+    pending: PendingReport | None = None
+    work = 0.0
+    is_stopped = False
+
+    def settle() -> None:
+        nonlocal pending, is_stopped
+        if pending is not None:
+            report, is_stopped = pending.read()
+            recorder.step(pending.step, report, work)
+            pending = None
+
     # A run that was stopped at once, or killed at its end, owes what its last step asked for.
     result = validate_if_due(run, trainer, loader, state, recorder)
     while state.step < config.num_steps:
         watchdog.progress(state.step + 1)
-        report, is_stopped, batches = train_step(run, trainer, loader, state, stop)
-        recorder.step(state.step, report, step_flops(run.model, batches, run.ranks))
-        if state.skipped_in_a_row:
-            recorder.say(record_skipped(run, state.step, state.skipped_in_a_row, report, batches))
+        pending, batches = train_step(run, trainer, feed, state, stop, settle)
+        work = step_flops(run.model, batches, run.ranks)
+        is_last = state.step == config.num_steps
+        is_saved = is_last or state.step % config.checkpoint_every == 0
+        # A GPU has its next step before it is asked about this one.
+        if not on_gpu or is_saved or is_validation_due(run, state) or state.skipped_in_a_row:
+            report = pending.read()[0]
+            settle()
+            if state.skipped_in_a_row:
+                line = record_skipped(run, state.step, state.skipped_in_a_row, report, batches)
+                recorder.say(line)
         if not is_stopped:
             result = validate_if_due(run, trainer, loader, state, recorder)
-        is_last = state.step == config.num_steps
-        if is_stopped or is_last or state.step % config.checkpoint_every == 0:
+        if is_stopped or is_saved:
             # After the validation, so that what a checkpoint says of it is on the disk.
+            settle()
             recorder.flush()
             save(run, trainer, state, probe)
         if is_stopped:
@@ -151,6 +173,12 @@ def train_loop(
     return 0
 
 
+def is_validation_due(run: Run, state: TrainState) -> bool:
+    """Whether this step asks for a validation that was not made yet."""
+    is_asked = state.step % run.config.validate_every == 0 or state.step == run.config.num_steps
+    return is_asked and state.validated != state.step
+
+
 def validate_if_due(
     run: Run,
     trainer: TrainEngine,
@@ -158,9 +186,8 @@ def validate_if_due(
     state: TrainState,
     recorder: Recorder,
 ) -> Validation | None:
-    """Measure on the held-out polymers where this step asks for it and it was not done yet."""
-    is_due = state.step % run.config.validate_every == 0 or state.step == run.config.num_steps
-    if not is_due or state.validated == state.step:
+    """Measure on the held-out polymers where it is due."""
+    if not is_validation_due(run, state):
         return None
     result = validate(trainer, loader)
     recorder.validation(state.step, result)
@@ -173,13 +200,18 @@ def validate_if_due(
 
 def prepare(config: PretrainConfig, ranks: Ranks) -> Run:
     """Check the configuration against the ranks and the shards."""
-    plan = ranks.share(
-        lambda: plan_batches(config.global_batch_size, config.micro_batch_size, ranks.world_size)
-    )
     corpus = ranks.share(lambda: open_corpus(config))
     available = {group["name"] for group in corpus.manifest.descriptors}
     groups = [name for name in config.model.descriptors if name in available]
     model = replace(config.model, descriptors=groups)
+    plan = ranks.share(
+        lambda: plan_batches(
+            config.global_batch_size,
+            config.micro_batch_size,
+            ranks.world_size,
+            largest_micro_batch(config, model, ranks.device),
+        )
+    )
     return Run(
         config=config,
         ranks=ranks,
@@ -191,6 +223,15 @@ def prepare(config: PretrainConfig, ranks: Ranks) -> Run:
             lambda: choose_stage(config.zero, config.precision, count_parameters(model))
         ),
     )
+
+
+def largest_micro_batch(config: PretrainConfig, model: MipsConfig, device: torch.device) -> int:
+    """Return the polymers of a micro-batch whose activations take no more than half of a GPU."""
+    if device.type == "cpu":
+        return LARGEST_ON_CPU
+    room = torch.cuda.get_device_properties(device).total_memory // 2
+    one = activation_bytes(model, 1, config.precision, config.activation_checkpointing)
+    return max(1, min(LARGEST_ON_GPU, int(room / one)))
 
 
 def open_corpus(config: PretrainConfig) -> Corpus:
@@ -214,6 +255,8 @@ def build_engine(run: Run) -> TrainEngine:
     def make_module() -> MaskedAtomModel:
         module = MaskedAtomModel(run.model)
         module.encoder.recomputes_layers = config.activation_checkpointing
+        if run.ranks.device.type == "cuda" or config.compile:
+            module.encoder.run_packed(is_compiled=compiles_layers(run))
         return module
 
     return TrainEngine(
@@ -229,10 +272,18 @@ def build_engine(run: Run) -> TrainEngine:
     )
 
 
+def compiles_layers(run: Run) -> bool:
+    """Whether the layers are compiled: ZeRO-3 needs its hooks inside them."""
+    asked = run.config.compile
+    if asked and run.stage[0] == 3:
+        raise UsageError("compile=true works up to zero.stage=2; use compile=null")
+    on_gpu = run.ranks.device.type == "cuda"
+    return on_gpu and run.stage[0] < 3 if asked is None else asked
+
+
 def build_loader(run: Run) -> MaskedAtomLoader:
     """Open the shards; every rank reads the blocks it draws from and takes its positions."""
     config = run.config
-    on_gpu = run.ranks.device.type == "cuda"
     reader = ShardReader(
         config.shards,
         run.corpus.manifest.shards,
@@ -250,72 +301,21 @@ def build_loader(run: Run) -> MaskedAtomLoader:
         masking=config.masking,
         held_out_fraction=config.held_out_fraction,
         pack_size=_PACK_SIZE[run.ranks.device.type],
-        # On a CPU the thread would take its time from the step, which takes far longer anyway.
-        num_prefetched=_PREFETCHED_STEPS if on_gpu else 0,
-        pin_memory=on_gpu,
     )
 
 
-# ---- the loop
-
-
-def train_step(
-    run: Run,
-    trainer: TrainEngine,
-    loader: MaskedAtomLoader,
-    state: TrainState,
-    stop: StopSignal,
-) -> tuple[StepReport, bool, list[PolymerBatch]]:
-    """Do one optimizer step and advance the state.
-
-    Returns
-    -------
-    What happened, and whether some rank was asked to stop, both the same on every rank; and this
-    rank's micro-batches.
-    """
-    config, ranks = run.config, run.ranks
-    started = time.perf_counter()
-    batches = [
-        batch.to(ranks.device, non_blocking=True) for batch in loader.micro_batches(state.step)
-    ]
-    classes = [masked_classes(batch) for batch in batches]
-    data_wait = time.perf_counter() - started
-    (num_masked,) = ranks.sum(sum(len(c) for c in classes))
-    count = max(num_masked, 1.0)
-
-    totals = torch.zeros(2, dtype=torch.float64, device=ranks.device)
-    for number, (batch, labels) in enumerate(zip(batches, classes, strict=True)):
-        seed_dropout(config.seed, state.step, ranks.rank, number)
-        loss = masked_atom_loss(trainer(batch), labels)
-        trainer.backward(loss.loss_sum, count, is_last=number == len(batches) - 1)
-        totals += torch.stack([loss.loss_sum.detach(), loss.num_correct])
-
-    peak_lr = config.optimizer.peak_lr(run.model.hidden_dim)
-    lr = learning_rate(state.step, config.num_steps, peak_lr, config.optimizer.warmup_fraction)
-    result = trainer.step(lr)
-    loss_sum, correct, num_stopping = ranks.sum(*totals.tolist(), stop.is_set)
-    state.step += 1
-    # fp16 skips steps while it looks for its loss scale; that alone is no divergence.
-    is_searching = config.precision == "fp16" and math.isfinite(loss_sum)
-    is_bad = not result.is_applied and not is_searching
-    state.num_skipped += not result.is_applied
-    state.skipped_in_a_row = state.skipped_in_a_row + 1 if is_bad else 0
-    report = StepReport(
-        loss=loss_sum / count,
-        accuracy=correct / count,
-        lr=lr,
-        grad_norm=result.grad_norm,
-        is_applied=result.is_applied,
-        polymers=config.global_batch_size,
-        seconds=time.perf_counter() - started,
-        data_wait=data_wait,
-    )
-    return report, num_stopping > 0, batches
-
-
-def seed_dropout(seed: int, step: int, rank: int, micro_batch: int) -> None:
-    """Make dropout a function of these four numbers, so that a resumed run repeats it."""
-    torch.manual_seed(int(hash_keys(seed, step, rank, micro_batch)[0]))
+def open_feed(run: Run, loader: MaskedAtomLoader, first_step: int) -> Feed:
+    """Let the batches from a step on come."""
+    ranks = run.ranks
+    on_gpu = ranks.device.type == "cuda"
+    num_workers = run.config.loader_workers
+    if num_workers is None:
+        # On a CPU they would take their time from the step, which takes far longer anyway.
+        local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        share = len(os.sched_getaffinity(0)) // local_size - 1
+        num_workers = max(1, min(_MOST_LOADER_WORKERS, share)) if on_gpu else 0
+    steps = range(first_step, run.config.num_steps)
+    return Feed(loader.steps(steps, num_workers, pin_memory=on_gpu), ranks.device)
 
 
 # ---- after the loop

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from mips_dist.errors import MipsError
 
@@ -30,10 +31,14 @@ class Ranks:
 
     def sum(self, *values: float) -> list[float]:
         """Add numbers over all ranks in float64; every rank gets the sums."""
+        return self.total(torch.tensor(values, dtype=torch.float64, device=self.device)).tolist()
+
+    def total(self, values: Tensor) -> Tensor:
+        """Add float64 tensors over all ranks, in place; on a GPU without waiting for the sums."""
         # float64 holds every count and every float32 sum exactly enough not to depend on the split.
-        total = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(total)
-        return total.tolist()
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values
 
     def share(self, make: Callable[[], T]) -> T:
         """Call a function on rank 0 and give every rank its result.

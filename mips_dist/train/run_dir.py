@@ -25,8 +25,10 @@ _CHANGEABLE = {
     "micro_batch_size",
     "precision",
     "activation_checkpointing",
+    "compile",
     "zero",
     "num_threads",
+    "loader_workers",
     "timeout_minutes",
 }
 

@@ -47,8 +47,7 @@ class Validation:
 
 def masked_classes(batch: PolymerBatch) -> Tensor:
     """Return the classes (M,) of the masked atoms, in the order of the model's logits."""
-    assert batch.is_masked is not None, "the loader sets the mask"
-    return atom_class(batch.atom_features[batch.is_masked])
+    return atom_class(batch.atom_features.index_select(0, batch.masked_atoms()))
 
 
 def validate(trainer: TrainEngine, loader: MaskedAtomLoader) -> Validation:

@@ -157,19 +157,18 @@ def test_a_late_step_needs_no_earlier_one(folder: tuple[Path, Manifest]) -> None
         assert equal(went.micro_batches(step), resumed.micro_batches(step))
 
 
-def test_prefetching_changes_nothing(reader: ShardReader) -> None:
-    plain, ahead = loaders(reader, 1, 2, 16)[0], loaders(reader, 1, 2, 16, num_prefetched=3)[0]
-    try:
-        for step in (0, 1, 2, 2, 3, 4, 5, 6, 7, 3, 4, 90, 91, 92):
-            assert equal(plain.micro_batches(step), ahead.micro_batches(step)), step
-    finally:
-        ahead.close()
+@pytest.mark.parametrize("num_workers", [0, 1, 3])
+def test_steps_made_ahead_are_the_steps(reader: ShardReader, num_workers: int) -> None:
+    plain, ahead = (loaders(reader, 1, 2, 16)[0] for _ in range(2))
+    for first in (0, 90):
+        steps = ahead.steps(range(first, first + 12), num_workers)
+        for step, made in enumerate(steps, start=first):
+            batches = [batch.to("cpu") for batch in made]
+            assert equal(plain.micro_batches(step), batches), step
+        assert step == first + 11
 
 
-@pytest.mark.parametrize("num_prefetched", [0, 2])
-def test_memory_is_that_of_two_windows(
-    block: PolymerBlock, tmp_path: Path, num_prefetched: int
-) -> None:
+def test_memory_is_that_of_two_windows(block: PolymerBlock, tmp_path: Path) -> None:
     manifest = write_shards(tmp_path, cut(copies(block, 9600), 160, 20))
     reader = ShardReader(tmp_path, manifest.shards, groups=GROUPS)
     tracemalloc.start()
@@ -179,18 +178,17 @@ def test_memory_is_that_of_two_windows(
         # As it is in a window and as it is read; before that there is little.
         twice = tracemalloc.get_traced_memory()[0]
         del whole, blocks
-        loader = loaders(reader, 1, 1, 64, window_size=640, num_prefetched=num_prefetched)[0]
+        loader = loaders(reader, 1, 1, 64, window_size=640)[0]
         before = tracemalloc.get_traced_memory()[0]
         loader.micro_batches(0)
         tracemalloc.reset_peak()
-        for step in range(-(-len(loader.training_samples) // 64)):
-            loader.micro_batches(step)
+        for _ in loader.steps(range(-(-len(loader.training_samples) // 64))):
+            pass
         peak = tracemalloc.get_traced_memory()[1]
-        loader.close()
     finally:
         tracemalloc.stop()
     # Twelve windows; batches and the arrays of one block in the making take the rest.
-    assert peak - before < 1.3 * twice / 12 + (1 + num_prefetched) * 2**20
+    assert peak - before < 1.3 * twice / 12 + 2**20
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])

@@ -1,102 +1,121 @@
-"""A value made ahead is the value, an error comes through, and no thread outlives its use."""
+"""A batch made ahead is the batch, an error comes through, and no process outlives its use."""
 
+import gc
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+import torch
 
-from mips_dist.data.prefetch import Prefetcher
+from mips_dist.data.batch import PolymerBatch, collate
+from mips_dist.data.block import PolymerBlock
+from mips_dist.data.prefetch import dead_workers_in_words, prefetch
 from mips_dist.errors import MipsError
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
-def _no_thread_stays() -> Iterator[None]:
-    before = threading.active_count()
+def _no_process_stays() -> Iterator[None]:
+    before = set(psutil.Process().children())
     yield
-    assert threading.active_count() == before
+    gone, alive = psutil.wait_procs(set(psutil.Process().children()) - before, timeout=20)
+    assert not alive, gone
 
 
-def test_values_are_made_ahead_and_no_further_than_asked() -> None:
-    made: list[int] = []
+@pytest.fixture
+def make(block: PolymerBlock) -> Callable[[int], list[PolymerBatch]]:
+    """Make one polymer a step, and say which process made it."""
 
-    def make(step: int) -> int:
-        made.append(step)
-        return step * step
+    def make(step: int) -> list[PolymerBatch]:
+        if step == 6:
+            raise MipsError("step 6 cannot be had")
+        batch = collate(block.select([step % len(block)]))
+        batch.sample_index = torch.tensor([step, os.getpid()])
+        return [batch]
 
-    ahead = Prefetcher(make, 3)
-    assert [ahead(step) for step in range(5)] == [0, 1, 4, 9, 16]
+    return make
+
+
+def test_steps_come_in_order_from_all_workers(make):
+    ahead = prefetch(make, range(1, 100), 2, pin_memory=False)
+    seen = [next(ahead)[0].to("cpu") for _ in range(5)]
+    with pytest.raises(MipsError, match=r"^step 6 cannot be had$"):
+        next(ahead)
+    assert [int(batch.sample_index[0]) for batch in seen] == [1, 2, 3, 4, 5]
+    assert len({int(batch.sample_index[1]) for batch in seen} - {os.getpid()}) == 2
+    for step, batch in enumerate(seen, start=1):
+        assert torch.equal(batch.atom_features, make(step)[0].atom_features)
+
+
+def test_a_generator_that_is_closed_ends_its_workers(make):
+    ahead = prefetch(make, range(10, 10**9), 2, pin_memory=False)
+    workers = {int(next(ahead)[0].to("cpu").sample_index[1]) for _ in range(4)}
+    assert all(psutil.pid_exists(pid) for pid in workers)
+    ahead.close()
     deadline = time.monotonic() + 20
-    while len(made) < 8:  # 4 was the last one that was asked for
+    while any(psutil.pid_exists(pid) for pid in workers):
         assert time.monotonic() < deadline
-        time.sleep(0.01)
-    assert ahead(4) == 16  # still there
-    assert [ahead(step) for step in (7, 100, 2, 3)] == [49, 10_000, 4, 9]
-    assert made[:8] == list(range(8))
-    assert max(step for step in made if step < 50) <= 7 + 3
+        time.sleep(0.05)
+
+
+def test_a_killed_worker_is_one_line(make):
+    ahead = prefetch(make, range(10, 10**9), 2, pin_memory=False)
+    (worker, *_) = {int(next(ahead)[0].to("cpu").sample_index[1]) for _ in range(4)}
+
+    def go_on() -> None:
+        with dead_workers_in_words():
+            os.kill(worker, signal.SIGKILL)
+            for _ in ahead:
+                pass
+
+    with pytest.raises(MipsError, match=r"reads shards died.*same command") as caught:
+        go_on()
+    assert "\n" not in str(caught.value)
+    # The other worker ends with torch's iterator, which the traceback still holds.
     ahead.close()
-
-
-def test_an_error_comes_where_its_step_is_asked_for_and_may_pass() -> None:
-    broken = {5}
-
-    def make(step: int) -> int:
-        if step in broken:
-            raise MipsError(f"step {step} cannot be had")
-        return step
-
-    ahead = Prefetcher(make, 4)
-    assert [ahead(step) for step in range(5)] == [0, 1, 2, 3, 4]
-    for _ in range(2):
-        with pytest.raises(MipsError, match="step 5 cannot be had"):
-            ahead(5)
-    broken.clear()
-    assert [ahead(step) for step in (5, 6)] == [5, 6]
-    ahead.close()
-
-
-def test_a_forked_child_makes_its_own() -> None:
-    ahead = Prefetcher(lambda step: step + 1, 2)
-    assert ahead(0) == 1
-    child = os.fork()
-    if child == 0:
-        is_right = ahead(1) == 2 and ahead(9) == 10
-        ahead.close()
-        os._exit(0 if is_right else 1)
-    deadline = time.monotonic() + 20
-    while (done := os.waitpid(child, os.WNOHANG)) == (0, 0):
-        if time.monotonic() > deadline:
-            os.kill(child, signal.SIGKILL)
-        time.sleep(0.01)
-    assert os.waitstatus_to_exitcode(done[1]) == 0
-    assert ahead(1) == 2
-    ahead.close()
+    del caught
+    gc.collect()
 
 
 @pytest.mark.parametrize(
     ("end", "code"),
     [
         ("sys.exit(7)", 7),
-        ("raise MipsError('no')", 1),
-        ("os.kill(os.getpid(), signal.SIGINT); time.sleep(60)", -signal.SIGINT),
+        ("os._exit(9)", 9),
+        ("os.killpg(0, signal.SIGINT); time.sleep(60)", -signal.SIGINT),
+        ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
     ],
 )
-def test_a_process_ends_without_close(end: str, code: int) -> None:
+def test_workers_end_with_their_process(end: str, code: int, tmp_path: Path) -> None:
     text = (
         "import os, signal, sys, time\n"
-        "from mips_dist.data.prefetch import Prefetcher\n"
-        "from mips_dist.errors import MipsError\n"
-        "ahead = Prefetcher(lambda step: time.sleep(0.05), 10**9)\n"
-        f"ahead(3)\n{end}\n"
+        "from mips_dist.data.prefetch import prefetch\n"
+        "def make(step):\n"
+        f"    open({str(tmp_path)!r} + f'/{{os.getpid()}}', 'w').close()\n"
+        "    return []\n"
+        "ahead = prefetch(make, range(10**9), 2, False)\n"
+        "for _ in range(6): next(ahead)\n"
+        f"{end}\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", text], cwd=ROOT, timeout=60, capture_output=True, check=False
+        [sys.executable, "-c", text],
+        cwd=ROOT,
+        timeout=60,
+        capture_output=True,
+        check=False,
+        start_new_session=True,
     )
-    assert done.returncode == code
+    assert done.returncode == code, done.stderr
+    workers = [int(path.name) for path in tmp_path.iterdir()]
+    assert len(workers) == 2
+    deadline = time.monotonic() + 30
+    while any(psutil.pid_exists(pid) for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

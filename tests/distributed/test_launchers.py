@@ -34,9 +34,10 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def launched(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One configuration without dropout: plain python, torchrun and DeepSpeed's launcher."""
+    """One configuration without dropout: plain python, torchrun, DeepSpeed's launcher; and plain
+    python as on a GPU, with compiled layers on whole packs and batches made by workers."""
     folder = tmp_path_factory.mktemp("launchers")
-    runs = {name: folder / name for name in ("python", "torchrun", "deepspeed")}
+    runs = {name: folder / name for name in ("python", "torchrun", "deepspeed", "gpu-like")}
 
     def arguments(name: str) -> list[str]:
         return [f"shards={shards}", f"run_dir={runs[name]}", "model.dropout=0"]
@@ -50,6 +51,7 @@ def launched(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         execute(
             [str(launcher), "--num_gpus", "2", port, str(PRETRAIN), *TINY, *arguments("deepspeed")]
         ),
+        pretrain(*arguments("gpu-like"), "compile=true", "loader_workers=2"),
     ]
     for outcome in outcomes:
         assert outcome.code == 0, outcome.out + outcome.err
@@ -63,7 +65,7 @@ def launched(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 def test_same_curve_under_every_launcher(launched):
     expected = curve(launched["python"])
     assert list(expected) == list(range(1, 11))
-    for name in ("torchrun", "deepspeed"):
+    for name in ("torchrun", "deepspeed", "gpu-like"):
         assert curve(launched[name]) == pytest.approx(expected, rel=1e-5), name
 
 

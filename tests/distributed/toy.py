@@ -104,7 +104,7 @@ def train(
             loss_sum += float(loss.detach())
         result = engine.step(learning_rate(step, 40, 1e-2, 0.2))
         curve.losses.append(ranks.sum(loss_sum)[0] / count)
-        curve.norms.append(result.grad_norm)
+        curve.norms.append(float(result.grad_norm))
         curve.applied.append(result.is_applied)
     return curve
 

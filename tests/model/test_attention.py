@@ -61,7 +61,7 @@ def test_dense_packs_equal_a_sum_over_the_pairs_of_the_chain(graphs, num_biases,
     mixed = mixed.index_add(0, batch.pair_query, weights[:, :, None] * v[batch.pair_key])
     expected = attention.out(mixed.flatten(1))
 
-    found = attention(x, pack_biases(collapse(bias, batch), batch), batch)
+    found = attention(x, pack_biases(collapse(bias, batch), batch), batch.token_slot)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -83,13 +83,15 @@ def test_biases_and_softmax_stay_in_fp32():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert PairBias(8, 2, 1, False)(x0.float(), batch).dtype == torch.float32
     attention = LocalAttention(8, 2, scale=1.0, dropout=0.0).bfloat16()
-    assert attention(x0, bias(x0, batch), batch).dtype == torch.bfloat16
+    assert attention(x0, bias(x0, batch), batch.token_slot).dtype == torch.bfloat16
 
 
 def test_dropout_only_in_training():
     batch = collate(hand_block())
     attention = LocalAttention(8, 2, scale=1.0, dropout=0.5)
     x, bias = torch.randn(3, 8), torch.zeros(1, 1, 128, 128)
-    assert not torch.equal(attention(x, bias, batch), attention(x, bias, batch))
+    assert not torch.equal(
+        attention(x, bias, batch.token_slot), attention(x, bias, batch.token_slot)
+    )
     attention.eval()
-    assert torch.equal(attention(x, bias, batch), attention(x, bias, batch))
+    assert torch.equal(attention(x, bias, batch.token_slot), attention(x, bias, batch.token_slot))

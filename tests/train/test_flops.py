@@ -46,11 +46,13 @@ def test_work_is_what_torch_counts(descriptors):
 
 
 def test_work_by_hand():
-    # *C* and *CO*: three atoms, of which one is masked; C-C, C-C, C-O, O-C, O-O attend.
+    # *C* and *CO*: three atoms, of which one is masked; C-C, C-C, C-O, O-C, O-O attend. After its
+    # attention the second and last layer goes on with the masked atom alone.
     config = masked_atom_model(descriptors=[]).config
     batch = masked(collate(hand_block()), 1)
-    layer = 3 * 2 * (4 * 16 * 16 + 2 * 16 * 32) + 5 * 2 * 2 * 16
-    assert forward_flops(config, batch) == 2 * layer + 2 * 16 * (16 + 101)
+    inputs = 3 * 2 * 3 * 16 * 16 + 5 * 2 * 2 * 16
+    outputs = 2 * (16 * 16 + 2 * 16 * 32)
+    assert forward_flops(config, batch) == 2 * inputs + (3 + 1) * outputs + 2 * 16 * (16 + 101)
 
 
 def test_padding_is_no_work():

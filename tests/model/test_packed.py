@@ -1,0 +1,116 @@
+"""The formulation for GPUs, run here: whole packs, one attention kernel, compiled layers."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from mips_dist.data.batch import FlatBatch, PolymerBatch
+from mips_dist.model.embedding import atom_class
+from mips_dist.model.mips import MaskedAtomModel
+from tests.model.hand import batch_of, masked_atom_model, samples_with_descriptors
+
+ALL_SWITCHES = {"per_head_bias": True, "bond_path_bias": True, "logit_scale": "head"}
+
+
+def masked_batch(graphs: list[Any], pack_size: int = 64) -> PolymerBatch:
+    batch = batch_of(samples_with_descriptors(graphs), pack_size)
+    batch.is_masked = torch.arange(len(batch.atom_features)) % 3 == 0
+    return batch
+
+
+def gradients(model: MaskedAtomModel, batch: PolymerBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return logits and the gradient of each parameter, in training mode."""
+    labels = atom_class(batch.atom_features[batch.masked_atoms()])
+    logits = model.train()(batch)
+    loss = F.cross_entropy(logits, labels)
+    found = torch.autograd.grad(loss, list(model.parameters()))
+    names = [name for name, _ in model.named_parameters()]
+    return logits.detach(), dict(zip(names, found, strict=True))
+
+
+def assert_same(left: MaskedAtomModel, right: MaskedAtomModel, batch: PolymerBatch, to: float):
+    """Outputs and every gradient agree, relative to the largest number of each."""
+    outputs, grads = gradients(left, batch)
+    others, other_grads = gradients(right, batch)
+    torch.testing.assert_close(outputs, others, rtol=0, atol=to * float(others.abs().max()))
+    for name, grad in other_grads.items():
+        largest = float(grad.abs().max())
+        assert largest > 0, name
+        torch.testing.assert_close(
+            grads[name], grad, rtol=0, atol=to * largest, msg=lambda m, name=name: f"{name}: {m}"
+        )
+
+
+@pytest.mark.parametrize("changes", [{}, ALL_SWITCHES, {"norm": "post"}], ids=str)
+@pytest.mark.parametrize("recomputes", [False, True])
+def test_packs_equal_atoms(graphs, changes, recomputes):
+    model = masked_atom_model(dropout=0.0, **changes).double()
+    packed = copy.deepcopy(model)
+    packed.encoder.run_packed(is_compiled=False)
+    packed.encoder.recomputes_layers = recomputes
+    assert_same(packed, model, masked_batch(graphs), 1e-12)
+
+
+def test_only_the_wanted_atoms_are_computed_and_alike(graphs):
+    batch = masked_batch(graphs)
+    for is_packed in (False, True):
+        model = masked_atom_model().double()
+        if is_packed:
+            model.encoder.run_packed(is_compiled=False)
+        sizes = []
+        model.encoder.layers[-1].narrow.register_forward_hook(
+            lambda module, inputs, output, sizes=sizes: sizes.append(len(output))
+        )
+        with torch.no_grad():
+            every = model.encode(batch)
+            wanted = model.encoder(batch, batch.masked_atoms())
+        torch.testing.assert_close(wanted, every[batch.is_masked], rtol=0, atol=1e-12)
+        assert sizes == [len(batch.atom_features), int(batch.is_masked.sum())]
+
+
+def test_packed_dropout_drops_attention_and_keeps_the_mean(graphs):
+    model = masked_atom_model(dropout=0.3, num_layers=1)
+    attention = model.encoder.layers[0].attention
+    attention.is_fused = True
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(64, 16, generator=generator)
+    bias = torch.zeros(1, 1, 64, 64)
+    with torch.no_grad():
+        expected = attention.eval()(rows, bias, None)
+        drawn = torch.stack([attention.train()(rows, bias, None) for _ in range(400)])
+    assert drawn.std(0).min() > 0
+    error = (drawn.mean(0) - expected) / (drawn.std(0) / 400**0.5)
+    assert error.abs().max() < 6
+
+
+def test_compiled_layers_are_compiled_once_and_equal_the_others(graphs):
+    model = masked_atom_model(dropout=0.0, num_layers=4)
+    compiled = copy.deepcopy(model)
+    compiled.encoder.run_packed(is_compiled=True)
+    torch._dynamo.utils.counters.clear()
+    for part in (graphs, [*graphs, *graphs[:20]], graphs[5:]):  # other numbers of packs and atoms
+        assert_same(compiled, model, masked_batch(part), 2e-5)
+    # All layers but the last, and the last one, which computes the wanted atoms alone.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+
+
+def test_a_flat_batch_is_the_batch(graphs):
+    batch = masked_batch(graphs)
+    batch.masked_atom = batch.masked_atoms()
+    flat = FlatBatch.of(batch)
+    assert flat.data.dtype == torch.uint8
+    found = flat.to("cpu")
+    for name, value in vars(batch).items():
+        other = getattr(found, name)
+        if isinstance(value, dict):
+            assert value.keys() == other.keys()
+            assert all(torch.equal(value[key], other[key]) for key in value), name
+        elif isinstance(value, Tensor):
+            assert value.dtype == other.dtype, name
+            assert torch.equal(value, other), name
+        else:
+            assert value == other, name
