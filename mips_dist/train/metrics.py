@@ -29,8 +29,8 @@ _GIB = 2**30
 _TRAINING, _HELD_OUT = "training", "held_out"
 _LOSSES = {
     "loss": _HELD_OUT,
-    "loss_topology": "held_out_without_descriptors",
-    "class_entropy": "class_frequencies_alone",
+    "loss_topology": "no_descriptors",
+    "class_entropy": "class_frequencies",
 }
 
 # The page "Custom Scalars": the same, and all elements in one chart.

@@ -81,7 +81,7 @@ def test_scalars_and_model(launched):
     beside = run / "tensorboard"
     assert curve(beside / "training", "learning/loss", "") == curve(run)
     assert curve(beside / "held_out", "learning/loss", "") == curve(run, "val/loss")
-    assert list(curve(beside / "class_frequencies_alone", "learning/loss", "")) == [5, 10]
+    assert list(curve(beside / "class_frequencies", "learning/loss", "")) == [5, 10]
     bundle = load_bundle(run / "model", feature_schema(2, []))
     assert bundle.kind == "pretrained"
     assert bundle.metrics["held_out_loss"] == pytest.approx(curve(run, "val/loss")[10])
