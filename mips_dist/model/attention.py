@@ -7,7 +7,7 @@ bias logsumexp over c of b_c: one dense matrix over the atoms of the unit is the
 they would be dropped one by one. Only in training, and only there, do the two differ.)
 
 Legend: N atoms, P pairs, C cells, D hidden, H heads, K head dim, B biases of a pair (1, or H where
-heads have their own), T pack size, X packs, R rows: N atoms, or X * T slots of packs.
+heads have their own), T pack size, X packs.
 """
 
 import torch
@@ -133,7 +133,7 @@ def pack_biases(bias_CB: Tensor, batch: PolymerBatch) -> Tensor:
 
 
 class LocalAttention(nn.Module):
-    """Multi-head attention with given biases; the linear maps run on the rows as they come.
+    """Multi-head attention with given biases; the linear maps run on atoms or whole packs.
 
     Parameters
     ----------
@@ -162,49 +162,59 @@ class LocalAttention(nn.Module):
 
     def forward(
         self,
-        x_RD: Tensor,
+        x: Tensor,
         bias_XBTT: Tensor,
         token_slot: Tensor | None,
         wanted: Tensor | None = None,
+        seed: Tensor | None = None,
     ) -> Tensor:
-        """Return the attended values of all rows (R, D), or of the wanted ones.
+        """Return the attended values of all rows, or of the wanted ones.
 
         Parameters
         ----------
-        x_RD
-            Atoms (N, D); or the slots of all packs (X * T, D), padding included.
+        x
+            Atoms (N, D); or whole packs (X, T, D), padding included.
         bias_XBTT
             From `PairBias`.
         token_slot
-            (N,) slot of each atom; None where the rows are slots.
+            (N,) slot of each atom; None where x is packs.
         wanted
-            Rows to return, where not all are needed.
+            (M,) atoms, or flat slots, to return, where not all are needed.
+        seed
+            () int32 for the dropout of the fused kernel.
+
+        Returns
+        -------
+        The shape of x, or (M, D).
         """
         num_packs, size = bias_XBTT.shape[0], bias_XBTT.shape[2]
-        packed = self.qkv(x_RD)
+        packed = self.qkv(x)
         if token_slot is not None:
             slots = packed.new_zeros(num_packs * size, packed.shape[1])
             packed = slots.index_copy(0, token_slot, packed)
         packed = packed.view(num_packs, size, 3, self.num_heads, -1)
-        q_XHTK, k_XHTK, v_XHTK = packed.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed_XHTK = self._mix(q_XHTK, k_XHTK, v_XHTK, bias_XBTT)
-        mixed = mixed_XHTK.transpose(1, 2).flatten(2).flatten(0, 1)
+        mixed_XTD = self._mix(packed, bias_XBTT, seed)
         if token_slot is not None:
             wanted = token_slot if wanted is None else token_slot.index_select(0, wanted)
-        return self.out(mixed if wanted is None else mixed.index_select(0, wanted))
+        if wanted is not None:
+            mixed_XTD = mixed_XTD.flatten(0, 1).index_select(0, wanted)
+        return self.out(mixed_XTD)
 
-    def _mix(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    def _mix(self, qkv_XT3HK: Tensor, bias: Tensor, seed: Tensor | None) -> Tensor:
+        q, k, v = qkv_XT3HK.permute(2, 0, 3, 1, 4).unbind(0)  # (X, H, T, K)
         if self.is_fused:
             # One kernel, in which the heads share the biases without copies of them.
-            probability = self.dropout if self.training else 0.0
-            return F.scaled_dot_product_attention(
+            mixed = F.scaled_dot_product_attention(
                 q,
                 k,
                 v,
                 attn_mask=bias.to(q.dtype).expand(-1, self.num_heads, -1, -1),
-                dropout_p=probability,
+                dropout_p=self.dropout if self.training else 0.0,
                 scale=self.scale,
             )
-        # Scaled before the product, so that fp16 does not overflow; softmax in the biases' fp32.
-        logits = (q * self.scale) @ k.transpose(-1, -2) + bias
-        return dropout(logits.softmax(-1).to(v.dtype), self.dropout, self.training) @ v
+        else:
+            # Scaled before the product, so that fp16 does not overflow; softmax in the biases'
+            # fp32.
+            logits = (q * self.scale) @ k.transpose(-1, -2) + bias
+            mixed = dropout(logits.softmax(-1).to(v.dtype), self.dropout, self.training) @ v
+        return mixed.transpose(1, 2).flatten(2)

@@ -1,9 +1,9 @@
 """The MIPS model: topology encoder, descriptor fusion, and one head for each task.
 
-Legend: G polymers, N atoms, M masked atoms, D hidden, T targets; R, X, B: see `attention`.
+Legend: G polymers, N atoms, M masked atoms, D hidden, T targets; X, B: see `attention`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +17,7 @@ from mips_dist.model.dropout import dropout
 from mips_dist.model.embedding import NUM_ATOM_CLASSES, AtomEmbedding
 from mips_dist.model.spatial import DESCRIPTOR_WIDTHS, DescriptorFusion, check_descriptors
 
+NUM_SEEDS = 4  # of the places in a layer that drop
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 
 
@@ -120,27 +121,38 @@ class Layer(nn.Module):
 
     def forward(
         self,
-        x_RD: Tensor,
+        x: Tensor,
         bias_XBTT: Tensor,
         token_slot: Tensor | None,
         wanted: Tensor | None = None,
+        seeds: Tensor | None = None,
     ) -> Tensor:
-        """Return the rows after the layer, all (R, D) or the wanted ones; see `LocalAttention`."""
-        normed = self.attention_norm(x_RD) if self.is_pre_norm else x_RD
-        attended = self._drop(self.attention(normed, bias_XBTT, token_slot, wanted))
+        """Return the rows after the layer, all of them or the wanted ones; see `LocalAttention`.
+
+        Parameters
+        ----------
+        x, bias_XBTT, token_slot, wanted
+            As for `LocalAttention`.
+        seeds
+            (4,) int32 for the dropout of compiled layers.
+        """
+        seed = [None] * NUM_SEEDS if seeds is None else seeds.unbind()
+        normed = self.attention_norm(x) if self.is_pre_norm else x
+        attended = self.attention(normed, bias_XBTT, token_slot, wanted, seed[0])
         if wanted is not None:
-            x_RD = x_RD.index_select(0, wanted)
-        x_RD = x_RD + attended
+            x = x.flatten(0, -2).index_select(0, wanted)
+        x = x + self._drop(attended, seed[1])
         if self.is_pre_norm:
-            return x_RD + self._feed_forward(self.ffn_norm(x_RD))
-        x_RD = self.attention_norm(x_RD)
-        return self.ffn_norm(x_RD + self._feed_forward(x_RD))
+            return x + self._feed_forward(self.ffn_norm(x), seed[2], seed[3])
+        x = self.attention_norm(x)
+        return self.ffn_norm(x + self._feed_forward(x, seed[2], seed[3]))
 
-    def _feed_forward(self, x_ND: Tensor) -> Tensor:
-        return self._drop(self.narrow(self._drop(self.activation(self.widen(x_ND)))))
+    def _feed_forward(self, x: Tensor, inner: Tensor | None, outer: Tensor | None) -> Tensor:
+        hidden = self._drop(self.activation(self.widen(x)), inner)
+        return self._drop(self.narrow(hidden), outer)
 
-    def _drop(self, x: Tensor) -> Tensor:
-        return dropout(x, self.dropout, self.training)
+    def _drop(self, x: Tensor, seed: Tensor | None) -> Tensor:
+        return dropout(x, self.dropout, self.training, seed)
 
 
 class MipsEncoder(nn.Module):
@@ -207,16 +219,19 @@ class MipsEncoder(nn.Module):
         if self._runs_packed:
             slots = rows.new_zeros(batch.num_packs * batch.pack_size, rows.shape[1])
             rows = slots.index_copy(0, batch.token_slot, rows)
+            rows = rows.view(batch.num_packs, batch.pack_size, -1)
             bias_XBTT = bias_XBTT.to(rows.dtype)
             wanted = batch.token_slot if atoms is None else batch.token_slot.index_select(0, atoms)
             token_slot = None
             # Else the first shape of each would be compiled for itself.
             for tensor in (rows, bias_XBTT, wanted):
                 torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        seeds = self._seeds(rows.device)
         run = self._train_layer if self.training else _run_layer
         last = len(self.layers) - 1
         for number, layer in enumerate(self.layers):
-            inputs = layer, rows, bias_XBTT, token_slot, wanted if number == last else None
+            chosen = wanted if number == last else None
+            inputs = layer, rows, bias_XBTT, token_slot, chosen, seeds[number]
             if self.recomputes_layers and torch.is_grad_enabled():
                 rows = checkpoint(run, *inputs, use_reentrant=False)
             else:
@@ -225,6 +240,14 @@ class MipsEncoder(nn.Module):
             check_descriptors(batch, self.fusion.groups)
             rows = self.fusion(rows, batch, atoms)
         return rows
+
+    def _seeds(self, device: torch.device) -> Sequence[Tensor | None]:
+        """Draw the seeds of each layer's dropout, where it is compiled and takes place."""
+        if not (self._runs_packed and self.training):
+            return [None] * len(self.layers)
+        shape = len(self.layers), NUM_SEEDS
+        seeds = torch.randint(-(2**31), 2**31, shape, dtype=torch.int32, device=device)
+        return seeds.unbind()
 
 
 def _run_layer(layer: nn.Module, *inputs: Tensor | None) -> Tensor:

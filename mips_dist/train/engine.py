@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from mips_dist.errors import MipsError, UsageError
 from mips_dist.train import partitions
+from mips_dist.train.flat_gradients import use_flat_gradients
 from mips_dist.train.partitions import StateBytes
 from mips_dist.train.ranks import Ranks, leave_quietly
 from mips_dist.train.zero import ZeroConfig
@@ -195,6 +196,8 @@ class TrainEngine:
                 dist_init_required=False,
                 config=self._deepspeed_config(micro_batch_size, grad_accum_steps),
             )
+        if type(self._engine.optimizer).__name__ == "BF16_Optimizer":
+            use_flat_gradients(self._engine.optimizer)
 
     def _build_sharded(self, make_module: Callable[[], nn.Module]) -> nn.Module:
         """Build the module with each part's weights shared out before the next part is built."""

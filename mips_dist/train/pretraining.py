@@ -261,7 +261,7 @@ def build_engine(run: Run) -> TrainEngine:
 
     return TrainEngine(
         make_module,
-        lambda parameters: make_adam(parameters, config.optimizer),
+        lambda parameters: make_adam(aligned_first(parameters), config.optimizer),
         run.ranks,
         stage=run.stage[0],
         precision=config.precision,
@@ -270,6 +270,15 @@ def build_engine(run: Run) -> TrainEngine:
         grad_accum_steps=run.plan.grad_accum_steps,
         clip_norm=config.optimizer.clip_norm,
     )
+
+
+def aligned_first(parameters: list[torch.nn.Parameter]) -> list[torch.nn.Parameter]:
+    """Put the few parameters of an odd size last.
+
+    DeepSpeed lays all of them out one after the other; behind an odd one nothing begins at a
+    multiple of 16 bytes, and a GPU takes products four times as slow.
+    """
+    return sorted(parameters, key=lambda parameter: parameter.numel() % 8 != 0)
 
 
 def compiles_layers(run: Run) -> bool:

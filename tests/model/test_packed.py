@@ -77,7 +77,7 @@ def test_packed_dropout_drops_attention_and_keeps_the_mean(graphs):
     attention = model.encoder.layers[0].attention
     attention.is_fused = True
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(64, 16, generator=generator)
+    rows = torch.randn(1, 64, 16, generator=generator)
     bias = torch.zeros(1, 1, 64, 64)
     with torch.no_grad():
         expected = attention.eval()(rows, bias, None)
