@@ -155,7 +155,7 @@ def collate(block: PolymerBlock, pack_size: int | None = DEFAULT_PACK_SIZE) -> P
     block
         At least one polymer.
     pack_size
-        Tokens of one attention pack; raised to the largest polymer where that is longer. None:
+        Tokens of one attention pack; doubled until the largest polymer fits. None:
         each polymer is a pack of its own, as long as the largest one.
     """
     starts = block.offsets["num_atoms"]
@@ -250,7 +250,9 @@ def _place(num_atoms: Array, pack_size: int | None) -> tuple[Array, int, int]:
     largest = int(num_atoms.max())
     if pack_size is None:
         return np.arange(len(num_atoms), dtype=np.int64) * largest, len(num_atoms), largest
-    size = max(pack_size, largest)
+    size = pack_size
+    while size < largest:  # few sizes, so that few shapes are ever compiled
+        size *= 2
     return *pack(num_atoms.tolist(), size), size
 
 

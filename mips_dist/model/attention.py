@@ -10,11 +10,13 @@ Legend: N atoms, P pairs, C cells, D hidden, H heads, K head dim, B biases of a 
 heads have their own), T pack size, X packs.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from mips_dist.data.batch import PolymerBatch
+from mips_dist.data.batch import DEFAULT_PACK_SIZE, PolymerBatch
 from mips_dist.model.dropout import dropout
 
 NUM_BOND_TYPES = 5  # chem.graph.BOND_TYPES
@@ -149,6 +151,8 @@ class LocalAttention(nn.Module):
     is_fused
         Whether softmax and both products are one kernel, for GPUs: biases are rounded to the type
         of the products.
+    tile_kernel
+        `model.pack_attention`'s, in training on a GPU for packs that are its tile.
     """
 
     def __init__(self, hidden_dim: int, num_heads: int, scale: float, dropout: float) -> None:
@@ -157,6 +161,7 @@ class LocalAttention(nn.Module):
         self.scale = scale
         self.dropout = dropout
         self.is_fused = False
+        self.tile_kernel: Callable[[Tensor, Tensor, Tensor, float, float], Tensor] | None = None
         self.qkv = nn.Linear(hidden_dim, 3 * hidden_dim)
         self.out = nn.Linear(hidden_dim, hidden_dim)
 
@@ -201,16 +206,17 @@ class LocalAttention(nn.Module):
         return self.out(mixed_XTD)
 
     def _mix(self, qkv_XT3HK: Tensor, bias: Tensor, seed: Tensor | None) -> Tensor:
+        """Return softmax(q . k + bias) v, heads side by side (X, T, D)."""
+        probability = self.dropout if self.training else 0.0
+        if self.tile_kernel is not None and seed is not None and self._fits(qkv_XT3HK):
+            bias = bias.to(qkv_XT3HK.dtype).contiguous()
+            return self.tile_kernel(qkv_XT3HK, bias, seed, self.scale, probability)
         q, k, v = qkv_XT3HK.permute(2, 0, 3, 1, 4).unbind(0)  # (X, H, T, K)
         if self.is_fused:
             # One kernel, in which the heads share the biases without copies of them.
+            shared = bias.to(q.dtype).expand(-1, self.num_heads, -1, -1)
             mixed = F.scaled_dot_product_attention(
-                q,
-                k,
-                v,
-                attn_mask=bias.to(q.dtype).expand(-1, self.num_heads, -1, -1),
-                dropout_p=self.dropout if self.training else 0.0,
-                scale=self.scale,
+                q, k, v, attn_mask=shared, dropout_p=probability, scale=self.scale
             )
         else:
             # Scaled before the product, so that fp16 does not overflow; softmax in the biases'
@@ -218,3 +224,8 @@ class LocalAttention(nn.Module):
             logits = (q * self.scale) @ k.transpose(-1, -2) + bias
             mixed = dropout(logits.softmax(-1).to(v.dtype), self.dropout, self.training) @ v
         return mixed.transpose(1, 2).flatten(2)
+
+    def _fits(self, qkv_XT3HK: Tensor) -> bool:
+        """Whether a pack is a tile of the kernel; larger ones hold a polymer beyond its size."""
+        size, head_dim = qkv_XT3HK.shape[1], qkv_XT3HK.shape[-1]
+        return size == DEFAULT_PACK_SIZE and head_dim in (16, 32, 64, 128)

@@ -196,9 +196,11 @@ class MipsEncoder(nn.Module):
             Whether layers are compiled for training, once for all of them.
         """
         self._runs_packed = True
+        tile_kernel = _import_tile_kernel() if torch.cuda.is_available() else None
         for layer in self.layers:
             assert isinstance(layer, Layer)
             layer.attention.is_fused = True
+            layer.attention.tile_kernel = tile_kernel
         if is_compiled:
             self._train_layer = torch.compile(_run_layer)
 
@@ -248,6 +250,12 @@ class MipsEncoder(nn.Module):
         shape = len(self.layers), NUM_SEEDS
         seeds = torch.randint(-(2**31), 2**31, shape, dtype=torch.int32, device=device)
         return seeds.unbind()
+
+
+def _import_tile_kernel() -> Callable[..., Tensor]:
+    from mips_dist.model.pack_attention import pack_attention  # Triton comes with torch for GPUs
+
+    return pack_attention
 
 
 def _run_layer(layer: nn.Module, *inputs: Tensor | None) -> Tensor:

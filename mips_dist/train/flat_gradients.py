@@ -19,7 +19,7 @@ def use_flat_gradients(optimizer: Any) -> None:
     Parameters
     ----------
     optimizer
-        DeepSpeed 0.19.8's; parameters without a gradient are not allowed from now on.
+        DeepSpeed 0.19.8's.
     """
     optimizer.update_hp_grads = MethodType(_update_hp_grads, optimizer)
     optimizer.get_grads_for_norm = MethodType(_get_grads_for_norm, optimizer)
@@ -31,7 +31,8 @@ def _update_hp_grads(optimizer: Any, clear_lp_grads: bool = False) -> None:
     for parameters, sums in zip(
         optimizer.bf16_groups, optimizer.fp32_groups_actual_gradients_flat, strict=True
     ):
-        sums.add_(torch.cat([parameter.grad.view(-1) for parameter in parameters]))
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        sums.add_(torch.cat([gradient.view(-1) for gradient in gradients]))
     if clear_lp_grads:
         optimizer.clear_lp_grads()
 
