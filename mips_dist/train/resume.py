@@ -17,12 +17,14 @@ class TrainState:
     """Where the run is; everything else follows from it and the configuration.
 
     ``step`` optimizer steps done; ``num_skipped`` of them were not applied because a loss or
-    gradient was not finite, the last ``skipped_in_a_row`` one after the other.
+    gradient was not finite, the last ``skipped_in_a_row`` one after the other; ``validated`` the
+    last step whose validation is on record.
     """
 
     step: int = 0
     num_skipped: int = 0
     skipped_in_a_row: int = 0
+    validated: int = 0
 
 
 def find_checkpoint(run: "Run") -> int:

@@ -69,15 +69,31 @@ def work(tasks: str, folder: Path, ranks: int) -> dict[str, Any]:
     return {task: json.loads((folder / f"{task}.json").read_text()) for task in tasks.split("+")}
 
 
-def curve(run_dir: Path, tag: str = "train/loss") -> dict[int, float]:
-    """Read a scalar as TensorBoard shows it: step -> value."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+def events(folder: Path, is_page: bool = False) -> Any:
+    """Read event files; ``is_page``: as TensorBoard does, which finds texts among the tensors."""
+    from tensorboard.backend.event_processing import event_accumulator, plugin_event_accumulator
 
-    events = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"scalars": 0})
-    events.Reload()
-    points = events.Scalars(tag)
-    assert len({p.step for p in points}) == len(points), "a step is drawn twice"
+    module = plugin_event_accumulator if is_page else event_accumulator
+    everything = {"scalars": 0, "images": 0, "tensors": 0}
+    return module.EventAccumulator(str(folder), size_guidance=everything).Reload()
+
+
+def curve(run_dir: Path, tag: str = "train/loss", folder: str = "tensorboard") -> dict[int, float]:
+    """Read a scalar as TensorBoard shows it: step -> value."""
+    points = events(run_dir / folder).Scalars(tag)
+    steps = [point.step for point in points]
+    assert steps == sorted(set(steps)), f"{tag} goes back, or a step is drawn twice: {steps}"
     return {point.step: point.value for point in points}
+
+
+def tags(run_dir: Path) -> list[str]:
+    """List the scalars."""
+    return sorted(events(run_dir / "tensorboard").Tags()["scalars"])
+
+
+def texts(run_dir: Path) -> list[Any]:
+    """Read what the page of texts shows of the run."""
+    return events(run_dir / "tensorboard", is_page=True).Tensors("run/text_summary")
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,15 @@ import pytest
 from mips_dist.data.schema import feature_schema
 from mips_dist.data.shards import read_manifest
 from mips_dist.model.bundle import load_bundle
-from tests.distributed.conftest import PRETRAIN, TINY, curve, execute, pretrain
+from tests.distributed.conftest import (
+    PRETRAIN,
+    TINY,
+    curve,
+    events,
+    execute,
+    pretrain,
+    texts,
+)
 from tests.shard_folder import write_shards
 
 COMMANDS = Path(__file__).with_name("commands.py")
@@ -65,13 +73,39 @@ def test_scalars_and_model(launched):
     run = launched["python"]
     for tag in ("train/accuracy", "train/lr", "train/grad_norm", "perf/polymers_per_s"):
         assert len(curve(run, tag)) == 10
-    assert len(curve(run, "perf/data_wait_s")) == 10
+    for name in ("data_wait_s", "data_wait_fraction", "memory_gib", "fraction_of_peak"):
+        assert len(curve(run, f"perf/{name}")) == 10
+    assert all(0.05 < gib < 100 for gib in curve(run, "perf/memory_gib").values())
+    assert all(0 < part < 2 for part in curve(run, "perf/fraction_of_peak").values())
     assert list(curve(run, "val/loss")) == list(curve(run, "val/accuracy")) == [5, 10]
+    beside = run / "tensorboard"
+    assert curve(beside / "training", "learning/loss", "") == curve(run)
+    assert curve(beside / "held_out", "learning/loss", "") == curve(run, "val/loss")
+    assert list(curve(beside / "class_frequencies", "learning/loss", "")) == [5, 10]
     bundle = load_bundle(run / "model", feature_schema(2, []))
     assert bundle.kind == "pretrained"
     assert bundle.metrics["held_out_loss"] == pytest.approx(curve(run, "val/loss")[10])
     assert 0 < bundle.metrics["held_out_class_entropy"] < 3
     assert bundle.model.config.descriptors == []
+
+
+def test_the_confusion_is_counted_over_all_ranks(launched):
+    one, two = launched["python"], launched["torchrun"]
+    assert curve(one, "val_element/C") == curve(two, "val_element/C")
+    # The image has the number of atoms of every element in it.
+    drawn = [events(run / "tensorboard").Images("val/confusion") for run in (one, two)]
+    assert [[image.step for image in images] for images in drawn] == [[5, 10]] * 2
+    assert [i.encoded_image_string for i in drawn[0]] == [i.encoded_image_string for i in drawn[1]]
+
+
+def test_the_page_says_what_ran(launched):
+    (text,) = texts(launched["torchrun"])
+    assert text.step == 1
+    words = text.tensor_proto.string_val[0].decode()
+    assert "- **ZeRO** stage 3 (as given)" in words
+    assert "2 ranks x 2 accumulation steps x 4 polymers" in words
+    assert "\n  hidden_dim: 64\n" in words
+    assert "GFLOP/s, matrix products in fp32 of 2 ranks together" in words
 
 
 def test_wrong_commands_are_one_line(launched, shards, full_shards, tmp_path):

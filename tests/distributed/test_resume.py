@@ -1,8 +1,10 @@
 """Whatever stops a run, the same command ends with the curve of an undisturbed one, bit for bit."""
 
+import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,12 +18,23 @@ from tests.distributed.conftest import (
     command,
     curve,
     environment,
+    events,
     pretrain,
+    tags,
+    texts,
 )
 
 
 def stop_at(step: int, run_dir: Path, argv: list[str], number: signal.Signals) -> int:
-    """Start a run, send a signal to all its processes as soon as a checkpoint is there.
+    """Start a run, send a signal to all its processes as soon as a checkpoint is there."""
+    wanted = run_dir / "checkpoints" / f"step-{step:08d}"
+    return stop_when(wanted.exists, run_dir, argv, number)
+
+
+def stop_when(
+    is_time: Callable[[], bool], run_dir: Path, argv: list[str], number: signal.Signals
+) -> int:
+    """Start a run, send a signal to all its processes as soon as a condition is met.
 
     The ranks of torchrun are in sessions of their own and would outlive a killed launcher.
     """
@@ -32,11 +45,10 @@ def stop_at(step: int, run_dir: Path, argv: list[str], number: signal.Signals) -
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    wanted = run_dir / "checkpoints" / f"step-{step:08d}"
     deadline = time.monotonic() + 200
-    while not wanted.exists():
-        assert process.poll() is None, "the run ended before the checkpoint"
-        assert time.monotonic() < deadline, "no checkpoint"
+    while not is_time():
+        assert process.poll() is None, "the run ended before its time"
+        assert time.monotonic() < deadline, "the time never came"
         time.sleep(0.002)
     launcher = psutil.Process(process.pid)
     family = [launcher, *launcher.children(recursive=True)]
@@ -75,6 +87,38 @@ def test_kill_and_resume_is_bit_equal(ranks, full_shards, tmp_path):
         name.replace("straight", "disturbed"): data
         for name, data in files(straight / "model").items()
     }
+
+
+def test_what_was_drawn_beyond_the_checkpoint_is_not_drawn_twice(full_shards, tmp_path):
+    arguments = [*settings(full_shards, tmp_path), "num_steps=40", "checkpoint_every=8"]
+    board = tmp_path / "tensorboard"
+
+    def has_validated() -> bool:
+        """Whether step 10 is on the disk: a validation flushes."""
+        if not (board / "held_out").is_dir():
+            return False
+        found = events(board)
+        return "val/loss" in found.Tags()["scalars"] and len(found.Scalars("val/loss")) >= 2
+
+    argv = command(PRETRAIN, *TINY, *arguments)
+    assert stop_when(has_validated, tmp_path, argv, signal.SIGKILL) != 0
+    # However late the signal came: as if it had come before the second checkpoint.
+    for later in sorted((tmp_path / "checkpoints").glob("step-*"))[1:]:
+        shutil.rmtree(later)
+    assert (tmp_path / "checkpoints" / "step-00000008").is_dir()
+    assert max(curve(tmp_path)) >= 10, "steps beyond the checkpoint had been drawn"
+    assert list(curve(tmp_path, "val/loss"))[:2] == [5, 10]
+
+    done = pretrain(*arguments)
+    assert done.code == 0, done.err
+    for tag in tags(tmp_path):
+        every = 5 if tag.startswith("val") else 1
+        assert list(curve(tmp_path, tag)) == list(range(every, 41, every)), tag
+    for run, every in (("training", 1), ("held_out", 5), ("no_descriptors", 5)):
+        assert list(curve(board / run, "learning/loss", "")) == list(range(every, 41, every))
+    validations = list(range(5, 41, 5))
+    assert [image.step for image in events(board).Images("val/confusion")] == validations
+    assert [text.step for text in texts(tmp_path)] == [1, 9]
 
 
 def test_a_signal_a_damaged_checkpoint_and_a_finished_run(shards, tmp_path):
