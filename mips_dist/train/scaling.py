@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 # Gradients of ranks are added up in fp32, whatever the products are computed in.
 _GRADIENT_BYTES = 4
-# DeepSpeed's own limits, which we leave alone: stage 0 reduces in buffers of the first size, and a
-# weight of stage 3 that is used again within the second number of elements stays whole.
+# DeepSpeed's own limits, which we leave alone: stage 0 reduces in buffers of the first size; at
+# stage 3 a weight that is used again within the second number of elements stays whole, and whole
+# at a time is never more than the third.
 _STAGE_0_BUFFER = 500_000_000
-_REUSE_DISTANCE = 1_000_000_000
+REUSE_DISTANCE = 1_000_000_000
+LIVE_ELEMENTS = 1_000_000_000
 # Weights up to this size are whole on every rank at stage 3, as in `engine`.
 PERSISTENT_ELEMENTS = 1_024
 # Of the time of a micro-batch, the backward pass takes this part.
@@ -69,14 +71,14 @@ def collectives(
     precision: str,
     grad_accum_steps: int,
     bucket_elements: int,
-    reuse_distance: int = _REUSE_DISTANCE,
+    reuse_distance: int = REUSE_DISTANCE,
 ) -> list[Collective]:
     """Return what DeepSpeed 0.19.8 starts in an optimizer step, but for a few single numbers.
 
     Stages 1 and 2 add gradients up on every rank, with the bytes of an all-reduce, and gather the
     weights after the step; stage 2 does the former for every micro-batch. Stage 3 gathers the
-    weights for every micro-batch, and those a second time whose backward pass is further away than
-    ``reuse_distance``; after the step it gathers the small ones, each by itself.
+    weights for every micro-batch, and at most those a second time whose backward pass is further
+    away than ``reuse_distance``; after the step it gathers the small ones, each by itself.
     """
     total, width = size.parameters, 4 if precision == "fp32" else 2
     gradients = total * _GRADIENT_BYTES
@@ -120,8 +122,8 @@ def collectives(
 
 
 def live_weights(size: ModelSize, stage: int) -> int:
-    """Return the elements of gathered weights that a rank of stage 3 holds when it holds most."""
-    return min(size.parameters, _REUSE_DISTANCE // 2) if stage == 3 else 0
+    """Return the elements of gathered weights that a rank of stage 3 holds at most."""
+    return min(size.parameters, LIVE_ELEMENTS) if stage == 3 else 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
