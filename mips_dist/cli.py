@@ -70,22 +70,24 @@ def plan(
 ) -> None:
     """Say what pre-training costs and where more GPUs stop to help. Runs nothing.
 
-    Prints memory of a GPU by ZeRO stage, the time of a step and what it is made of, what a GPU
-    sends, hours, preprocessing, disk, the same on 1 to 1,024 GPUs, and what all of it rests on.
-    docs/scaling.md derives the model and compares it with measured steps.
+    Prints memory of a GPU by ZeRO stage, the time of a step and its parts,
+    what a GPU sends, hours, preprocessing, disk, the same on 1 to 1,024 GPUs,
+    and what all of it rests on. docs/scaling.md derives the model and compares
+    it with measured steps.
 
-    What is trained: model (debug, small, base, large, xl), model.KEY, precision, num_steps,
-    global_batch_size, micro_batch_size, activation_checkpointing, zero.stage, zero.offload,
-    zero.bucket_elements.
+    What is trained: model (debug, small, base, large, xl), model.KEY,
+    precision, num_steps, global_batch_size, micro_batch_size,
+    activation_checkpointing, zero.stage, zero.offload, zero.bucket_elements.
 
-    On what: num_gpus, gpus_per_node; of a GPU gpu_gb (memory), peak_tflops, peak_fraction (of it
-    that products reach), layer_overhead_ms (of a layer in a micro-batch, however small),
-    memory_gb_s, loader_per_s (polymers); between GPUs nvlink_gb_s (inside a machine), network_gb_s
-    (of a machine to others), latency_us.
+    On what: num_gpus, gpus_per_node; of a GPU gpu_gb (memory), peak_tflops,
+    peak_fraction (of it that products reach), layer_overhead_ms (of a layer
+    in a micro-batch, however small), memory_gb_s, loader_per_s (polymers);
+    between GPUs nvlink_gb_s (inside a machine), network_gb_s (of a machine to
+    others), latency_us.
 
     From what: polymers (of the corpus), content (full, descriptors, topology).
 
-    Example: mips plan model=xl num_gpus=64 network_gb_s=400 global_batch_size=16384
+    Example: mips plan model=xl num_gpus=64 network_gb_s=400
     """
 
     def work() -> None:

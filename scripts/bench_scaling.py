@@ -125,9 +125,11 @@ def steps_of(overrides: list[str], ranks: Ranks, steps: int) -> dict[str, Any]:
             step()
             if number >= WARM_UP_STEPS:
                 times.append(Clocks.now().since(start))
+        ranks.sum(0.0)  # an answer over the same sockets: what was sent before it has gone
         before = sent_bytes()
         with CollectiveCounter() as counted:
             step()
+        ranks.sum(0.0)
         sent = sent_since(before)
     cpu, wall = zip(*times, strict=True)
     own = [*cpu, *wall, *update_cpu[WARM_UP_STEPS:-1], counted.wire_bytes(ranks.world_size), sent]
