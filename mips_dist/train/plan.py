@@ -18,12 +18,15 @@ from mips_dist.train.partitions import StateBytes
 from mips_dist.train.pretrain_config import PRECISIONS
 from mips_dist.train.scaling import (
     PERSISTENT_ELEMENTS,
+    REDUCTION_BUFFER,
+    Collective,
     Device,
     Links,
     ModelSize,
     StepTime,
     collectives,
     live_weights,
+    reduces_at_end,
     step_time,
 )
 from mips_dist.train.zero import ZeroConfig, choose_stage
@@ -45,7 +48,7 @@ _BROKEN = 0.5  # efficiency from which on it is said to break
 
 @dataclass(kw_only=True, slots=True)
 class PlanConfig:
-    """What is to be trained, on what.
+    """What is to be trained, on what; constants of GPUs stand in configs/plan.yaml alone.
 
     Attributes
     ----------
@@ -77,15 +80,15 @@ class PlanConfig:
     activation_checkpointing: bool = False
     num_gpus: int = 8
     gpus_per_node: int = 8
-    gpu_gb: float = 80.0
-    peak_tflops: float = 989.0
-    peak_fraction: float = 0.4
-    layer_overhead_ms: float = 1.5
-    memory_gb_s: float = 3_000.0
-    nvlink_gb_s: float = 300.0
-    network_gb_s: float = 50.0
-    latency_us: float = 10.0
-    loader_per_s: float = 70_000.0
+    gpu_gb: float
+    peak_tflops: float
+    peak_fraction: float
+    layer_overhead_ms: float
+    memory_gb_s: float
+    nvlink_gb_s: float
+    network_gb_s: float
+    latency_us: float
+    loader_per_s: float
     polymers: int = 1_000_000
     content: str = "full"
 
@@ -210,9 +213,7 @@ def predict(config: PlanConfig, size: ModelSize, stage: int, batches: BatchPlan)
     return step_time(
         polymer_flops(config.model) * (4 / 3 if config.activation_checkpointing else 1),
         size,
-        collectives(
-            size, stage, config.precision, batches.grad_accum_steps, config.zero.bucket_elements
-        ),
+        _collectives(config, size, stage, batches),
         Device(
             flops_per_s=config.peak_tflops * 1e12 * config.peak_fraction,
             overhead=layers * config.layer_overhead_ms / 1e3,
@@ -232,6 +233,19 @@ def predict(config: PlanConfig, size: ModelSize, stage: int, batches: BatchPlan)
     )
 
 
+def _collectives(
+    config: PlanConfig, size: ModelSize, stage: int, batches: BatchPlan
+) -> list[Collective]:
+    return collectives(
+        size,
+        stage,
+        config.precision,
+        batches.grad_accum_steps,
+        config.zero.bucket_elements,
+        is_offloaded=config.zero.offload == "optimizer",
+    )
+
+
 def _in_words(step: StepTime) -> str:
     """Return what a step is made of, in ms."""
     named = ", ".join(f"{name} {1e3 * part:.3g}" for name, part in step.parts.items() if part)
@@ -244,9 +258,7 @@ def _traffic(config: PlanConfig, size: ModelSize, stage: int, batches: BatchPlan
     """Say what a GPU sends in a step."""
     if batches.world_size == 1:
         return []
-    traffic = collectives(
-        size, stage, config.precision, batches.grad_accum_steps, config.zero.bucket_elements
-    )
+    traffic = _collectives(config, size, stage, batches)
     sent = sum(part.wire_bytes(batches.world_size) for part in traffic)
     kinds = ", ".join(f"{part.count} {part.kind} ({part.when})" for part in traffic if part.count)
     return [f"sent           {sent / GB:.3g} GB by each GPU and step: {kinds}"]
@@ -322,7 +334,7 @@ def _assumptions(config: PlanConfig, batches: BatchPlan) -> list[str]:
         f"- {config.gpus_per_node} GPUs a machine; {config.nvlink_gb_s:g} GB/s from a GPU inside "
         f"it, {config.network_gb_s:g} GB/s from a machine, {config.latency_us:g} us a collective",
         "- gradients are reduced during the backward pass, and stage 3 gathers weights during both "
-        "passes; stage 0 reduces after it, and stages 1 and 2 gather after the step",
+        "passes; stage 0, and 1 in bf16, reduces after it; stages 1 and 2 gather after the step",
         f"- a rank's loader makes {config.loader_per_s:,.0f} polymers a second, beside the GPU",
         f"- activations of {batches.micro_batch_size} polymers, layers "
         f"{'computed again' if again else 'kept'}: counted on a CPU, an upper estimate for a GPU",
@@ -340,7 +352,10 @@ def memory_of(
     """Return the bytes of one GPU by what they are for."""
     held = state_bytes(size.parameters, batches.world_size, stage, config.precision)
     is_offloaded = config.zero.offload == "optimizer" and stage > 0
-    bucket = min(size.parameters, config.zero.bucket_elements)
+    # Two, so that one is filled while the other is reduced; or one, of gradients joined for it.
+    buckets = 2 * min(size.parameters, config.zero.bucket_elements)
+    if reduces_at_end(stage, config.precision, is_offloaded):
+        buckets = min(size.parameters, REDUCTION_BUFFER)
     width = 4 if config.precision == "fp32" else 2
     return {
         "weights": held.parameters,
@@ -348,7 +363,7 @@ def memory_of(
         "gradients": held.gradients,
         "moments": 0 if is_offloaded else held.optimizer,
         "fp32 copy": 0 if is_offloaded else held.master,
-        "buckets": 2 * 4 * bucket if stage > 0 else 0,
+        "buckets": 4 * buckets,
         "activations": activation_bytes(
             config.model,
             batches.micro_batch_size,

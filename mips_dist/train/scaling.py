@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 # Gradients of ranks are added up in fp32, whatever the products are computed in.
 _GRADIENT_BYTES = 4
-# DeepSpeed's own limits, which we leave alone: stage 0 reduces in buffers of the first size; at
-# stage 3 a weight that is used again within the second number of elements stays whole, and whole
-# at a time is never more than the third.
-_STAGE_0_BUFFER = 500_000_000
+# DeepSpeed's own limits, which we leave alone: what is reduced after the backward pass goes in
+# buffers of the first size; at stage 3 a weight that is used again within the second number of
+# elements stays whole, and whole at a time is never more than the third.
+REDUCTION_BUFFER = 500_000_000
 REUSE_DISTANCE = 1_000_000_000
 LIVE_ELEMENTS = 1_000_000_000
 # Weights up to this size are whole on every rank at stage 3, as in `engine`.
@@ -71,32 +71,32 @@ def collectives(
     precision: str,
     grad_accum_steps: int,
     bucket_elements: int,
+    *,
+    is_offloaded: bool = False,
     reuse_distance: int = REUSE_DISTANCE,
 ) -> list[Collective]:
     """Return what DeepSpeed 0.19.8 starts in an optimizer step, but for a few single numbers.
 
-    Stages 1 and 2 add gradients up on every rank, with the bytes of an all-reduce, and gather the
-    weights after the step; stage 2 does the former for every micro-batch. Stage 3 gathers the
-    weights for every micro-batch, and at most those a second time whose backward pass is further
-    away than ``reuse_distance``; after the step it gathers the small ones, each by itself.
+    Stage 0, and stage 1 in bf16, reduce after the backward pass and know no buckets. Stages 1 and 2
+    add gradients up on every rank, with the bytes of an all-reduce, and gather the weights after
+    the step; stage 2 does the former for every micro-batch. Stage 3 gathers the weights for every
+    micro-batch, and at most those a second time whose backward pass is further away than
+    ``reuse_distance``; after the step it gathers the small ones, each by itself.
     """
     total, width = size.parameters, 4 if precision == "fp32" else 2
     gradients = total * _GRADIENT_BYTES
     buckets = math.ceil(total / bucket_elements)
-    if stage == 0:
-        count = math.ceil(total / _STAGE_0_BUFFER)
-        return [Collective(kind="all_reduce", count=count, num_bytes=gradients, when="end")]
+    if reduces_at_end(stage, precision, is_offloaded):
+        count, times, when = math.ceil(total / REDUCTION_BUFFER), 1, "end"
+    else:
+        times = 1 if stage == 1 else grad_accum_steps
+        count, when = times * buckets, "backward"
     if stage < 3:
-        times = grad_accum_steps if stage == 2 else 1
-        return [
-            Collective(
-                kind="all_reduce",
-                count=times * buckets,
-                num_bytes=times * gradients,
-                when="backward",
-            ),
-            Collective(kind="all_gather", count=1, num_bytes=total * width, when="end"),
-        ]
+        reduction = Collective(
+            kind="all_reduce", count=count, num_bytes=times * gradients, when=when
+        )
+        gather = Collective(kind="all_gather", count=1, num_bytes=total * width, when="end")
+        return [reduction] if stage == 0 else [reduction, gather]
     large = total - size.persistent
     gathered = large + max(0, large - reuse_distance // 2)
     return [
@@ -106,12 +106,7 @@ def collectives(
             num_bytes=grad_accum_steps * gathered * width,
             when="gather",
         ),
-        Collective(
-            kind="reduce_scatter",
-            count=grad_accum_steps * buckets,
-            num_bytes=grad_accum_steps * gradients,
-            when="backward",
-        ),
+        Collective(kind="reduce_scatter", count=count, num_bytes=times * gradients, when=when),
         Collective(
             kind="all_gather",
             count=size.num_persistent,
@@ -119,6 +114,12 @@ def collectives(
             when="end",
         ),
     ]
+
+
+def reduces_at_end(stage: int, precision: str, is_offloaded: bool) -> bool:
+    """Return whether gradients are reduced when the backward pass is over, in one buffer."""
+    # DeepSpeed has an optimizer of its own for stage 1 in bf16 with gradients in fp32.
+    return stage == 0 or (stage == 1 and precision == "bf16" and not is_offloaded)
 
 
 def live_weights(size: ModelSize, stage: int) -> int:
@@ -253,7 +254,8 @@ def step_time(
     -----
     Where the device overlaps, reductions hide behind the backward passes that they run in (of
     stage 1 the last one alone) and gathers of stage 3 behind both passes; the last bucket of
-    gradients and the first of weights have nothing to hide behind.
+    gradients and the first of weights have nothing to hide behind. What comes at the end has not
+    either.
     """
     per_rank = grad_accum_steps * micro_batch_size
     compute = per_rank * flops / device.flops_per_s

@@ -26,9 +26,9 @@ class ZeroConfig:
         takes the step (stages 1 to 3); "none".
     bucket_elements
         Numbers that one reduction carries, of stage 3 also a gather; a larger weight goes by
-        itself. Stage 0 has buffers of DeepSpeed's size, and stages 1 and 2 gather all weights at
-        once. The default gives two reductions per step for the base preset, and a buffer that is
-        small beside the training state.
+        itself. Stage 0, and 1 in bf16, have buffers of DeepSpeed's size, and stages 1 and 2 gather
+        all weights at once. The default gives two reductions per step for the base preset, and a
+        buffer that is small beside the training state.
     """
 
     stage: int | None = None

@@ -28,7 +28,9 @@ from mips_dist.train.traffic import CollectiveCounter, sent_bytes, sent_since
 from mips_dist.train.validation import masked_classes
 from mips_dist.train.zero import ZeroConfig
 
-CONFIG = compose(PretrainConfig, "pretrain", ["model=small", "model.descriptors=[]"])
+CONFIG = compose(
+    PretrainConfig, "pretrain", ["model=small", "model.num_layers=3", "model.descriptors=[]"]
+)
 # The largest preset with all widths divided by 32; DeepSpeed's sizes for it are divided likewise.
 XL_WIDTH_DIVISOR = 32
 XL = compose(PretrainConfig, "pretrain", ["model=xl", "model.descriptors=[]"]).model
@@ -37,6 +39,7 @@ SMALL_XL = replace(
 )
 WARM_UP_STEPS = 2  # stage 3 learns the order of the weights in the first
 LAST_GRADIENT = "last gradient"
+BUCKET = 100_000
 
 
 def engine_with(settings: dict[str, Any]) -> type[TrainEngine]:
@@ -109,15 +112,15 @@ def main(folder: Path) -> None:
     batch = collate(stack(samples, range(3)))
     batch = replace(batch, is_masked=torch.arange(len(batch.atom_features)) % 3 == 0)
     found: dict[str, Any] = {"size": asdict(model_size(CONFIG.model))}
-    setups = [("fp32", stage) for stage in range(4)] + [("bf16", stage) for stage in (1, 2, 3)]
-    for precision, stage in setups:
-        for accum in (1, 2):
-            found[f"{precision}-{stage}-{accum}"] = count(
-                ranks, batch, stage=stage, precision=precision, accum=accum
-            )
+    once = [("fp32", stage, 1) for stage in range(4)] + [("bf16", stage, 1) for stage in (1, 2, 3)]
+    twice = [("fp32", stage, 2) for stage in (1, 2, 3)] + [("bf16", 1, 2)]
+    for precision, stage, accum in once + twice:
+        found[f"{precision}-{stage}-{accum}"] = count(
+            ranks, batch, stage=stage, precision=precision, accum=accum
+        )
     for stage in range(4):
-        for bucket in (400_000, 100_000):
-            found[f"bucket-{stage}-{bucket}"] = count(ranks, batch, stage=stage, bucket=bucket)
+        found[f"bucket-{stage}"] = count(ranks, batch, stage=stage, bucket=BUCKET)
+    found["bf16-bucket-1"] = count(ranks, batch, stage=1, precision="bf16", bucket=BUCKET)
     elements = XL_WIDTH_DIVISOR**2
     found["small_xl"] = count(
         ranks,
