@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from mips_dist.data.loader import MaskedAtomLoader
 from mips_dist.train.plan import count_parameters
+from mips_dist.train.scaling import reduces_at_end
 
 if TYPE_CHECKING:
     from mips_dist.train.pretraining import Run
@@ -32,6 +33,7 @@ def describe(run: "Run", loader: MaskedAtomLoader, peak: float) -> list[str]:
         f"{count_parameters(run.model):,} parameters; {run.plan}",
         f"{run.ranks.device.type}, {config.precision}, ZeRO stage {run.stage[0]} ({run.stage[1]}), "
         f"offload {config.zero.offload}",
+        *_communication(run),
         _peak(run, peak),
     ]
     missing = _missing(run)
@@ -64,6 +66,21 @@ def _corpus(loader: MaskedAtomLoader) -> str:
         f"{len(loader.training_samples):,} polymers to train on, "
         f"{loader.num_held_out:,} held out ({len(loader.held_out_samples):,} for validation)"
     )
+
+
+def _communication(run: "Run") -> list[str]:
+    """Say how gradients go to the other ranks, if there are any."""
+    zero = run.config.zero
+    if run.ranks.world_size == 1:
+        return []
+    if reduces_at_end(run.stage[0], run.config.precision, zero.offload == "optimizer"):
+        return ["communication: gradients all at once, after the backward pass"]
+    overlaps = run.ranks.device.type == "cuda"
+    return [
+        f"communication: gradients in buckets of {zero.bucket_elements:,} numbers, "
+        + ("beside" if overlaps else "in turn with")
+        + " the backward pass"
+    ]
 
 
 def _peak(run: "Run", peak: float) -> str:

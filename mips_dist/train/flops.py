@@ -20,26 +20,45 @@ _PRODUCTS, _SECONDS = 3, 1.0
 
 
 def forward_flops(model: MipsConfig, batch: PolymerBatch) -> float:
-    """Return the floating-point operations of one forward pass over real tokens.
+    """Return the floating-point operations of one forward pass over real tokens."""
+    return forward_work(
+        model,
+        atoms=len(batch.token_slot),
+        cells=len(batch.cell_slot),
+        masked=len(batch.masked_atoms()),
+        polymers=batch.num_graphs,
+    )
+
+
+def forward_work(
+    model: MipsConfig, *, atoms: float, cells: float, masked: float, polymers: float
+) -> float:
+    """Return the floating-point operations of one forward pass.
 
     Padding, softmax, norms, dropout and biases are no work; of attention, what atoms really attend
     to is. Forward and backward together are three times as much.
+
+    Parameters
+    ----------
+    model
+        Its sizes.
+    atoms, cells, masked, polymers
+        Numbers of atoms, of pairs of an atom with one that it attends to, of masked atoms, of
+        polymers.
     """
     width, wide = model.hidden_dim, model.ffn_dim
-    num_atoms, num_polymers = len(batch.token_slot), batch.num_graphs
-    num_masked = len(batch.masked_atoms())
-    inputs = num_atoms * 2 * 3 * width * width  # q, k and v
-    inputs += len(batch.cell_slot) * 4 * width  # q . k and the weighted sum of the values
+    inputs = atoms * 2 * 3 * width * width  # q, k and v
+    inputs += cells * 4 * width  # q . k and the weighted sum of the values
     outputs = 2 * (width * width + 2 * width * wide)
     # After its attention the last layer goes on with the masked atoms alone.
     total = float(model.num_layers * inputs)
-    total += ((model.num_layers - 1) * num_atoms + num_masked) * outputs
-    total += num_masked * 2 * width * (width + NUM_ATOM_CLASSES)
+    total += ((model.num_layers - 1) * atoms + masked) * outputs
+    total += masked * 2 * width * (width + NUM_ATOM_CLASSES)
     if model.descriptors:
-        total += num_masked * 2 * width * (width // 4)
+        total += masked * 2 * width * (width // 4)
     for name in model.descriptors:
-        total += num_polymers * 2 * DESCRIPTOR_WIDTHS[name] * (width + width // 4)
-        total += num_masked * 2 * (width // 4 + width)
+        total += polymers * 2 * DESCRIPTOR_WIDTHS[name] * (width + width // 4)
+        total += masked * 2 * (width // 4 + width)
     return total
 
 

@@ -18,12 +18,7 @@ from mips_dist.errors import MipsError, UsageError
 from mips_dist.model.bundle import save_bundle
 from mips_dist.model.mips import MaskedAtomModel, MipsConfig
 from mips_dist.train import engine
-from mips_dist.train.batch_plan import (
-    LARGEST_ON_CPU,
-    LARGEST_ON_GPU,
-    BatchPlan,
-    plan_batches,
-)
+from mips_dist.train.batch_plan import LARGEST_ON_CPU, BatchPlan, largest_on_gpu, plan_batches
 from mips_dist.train.describe import describe, page
 from mips_dist.train.engine import TrainEngine
 from mips_dist.train.feed import Feed
@@ -226,12 +221,11 @@ def prepare(config: PretrainConfig, ranks: Ranks) -> Run:
 
 
 def largest_micro_batch(config: PretrainConfig, model: MipsConfig, device: torch.device) -> int:
-    """Return the polymers of a micro-batch whose activations take no more than half of a GPU."""
+    """Return the polymers of a micro-batch that is chosen here, at most."""
     if device.type == "cpu":
         return LARGEST_ON_CPU
-    room = torch.cuda.get_device_properties(device).total_memory // 2
     one = activation_bytes(model, 1, config.precision, config.activation_checkpointing)
-    return max(1, min(LARGEST_ON_GPU, int(room / one)))
+    return largest_on_gpu(torch.cuda.get_device_properties(device).total_memory, one)
 
 
 def open_corpus(config: PretrainConfig) -> Corpus:
