@@ -97,6 +97,8 @@ def train(config: PretrainConfig) -> int:
 def train_on(config: PretrainConfig, ranks: Ranks, watchdog: Watchdog) -> int:
     """Train on ranks that have found each other; see `train`."""
     run = prepare(config, ranks)
+    # Before looking at checkpoints: a process that is about to end may still write one.
+    ranks.share(lambda: run.folder.lock(config))
     first_step = ranks.share(lambda: find_checkpoint(run))
     if ranks.share(lambda: is_finished(run, first_step)):
         return 0
