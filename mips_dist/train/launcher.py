@@ -31,6 +31,15 @@ def watch() -> None:
         threading.Thread(target=_watch, args=(_runner(),), daemon=True).start()
 
 
+def job() -> str:
+    """Return a name that the ranks of one launcher share, and no other ranks on this host.
+
+    Empty where ranks on several hosts belong together: nothing is known to them all alone.
+    """
+    is_on_one_host = os.environ.get("CROSS_SIZE") == "1"
+    return os.environ.get("TORCHELASTIC_RUN_ID") or (str(_PARENT) if is_on_one_host else "")
+
+
 def _watch(runner: int | None) -> None:
     """Wait until the launcher is gone; then stop as SIGTERM would, and in any case soon."""
     while not _is_gone(runner):
