@@ -1,7 +1,7 @@
 """A rank that outlives its launcher stops: nobody would end it, and it would hold its run's lock.
 
-The ranks of torchrun are in sessions of their own, and DeepSpeed's command (a runner, which starts a
-launcher, which starts the ranks) dies of a signal without a word to anyone. A process that no
+The ranks of torchrun are in sessions of their own, and DeepSpeed's command (a runner, which starts
+a launcher, which starts the ranks) dies of a signal without a word to anyone. A process that no
 launcher started is left alone, as it may outlive its shell on purpose.
 """
 
@@ -20,7 +20,7 @@ _PARENT = os.getppid()
 _MARKS = ("TORCHELASTIC_RUN_ID", "CROSS_RANK")
 
 _INIT = 1
-_POLL_SECONDS = 1.0
+_POLL_SECONDS = 0.25
 # For the end of a step and a checkpoint; a second start waits for the lock a little longer.
 _GRACE_SECONDS = 10.0
 

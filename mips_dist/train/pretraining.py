@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from mips_dist.data.batch import PolymerBatch
 from mips_dist.data.cache import ByteCache
@@ -341,13 +342,19 @@ def finish(
     def write() -> None:
         model = MaskedAtomModel(run.model)
         model.load_state_dict(weights)
-        save_bundle(
-            run.folder.model,
-            model,
-            feature_schema=run.identity()["feature_schema"],
-            metrics=metrics,
-            trained_on=trained_on,
-        )
+        try:
+            save_bundle(
+                run.folder.model,
+                model,
+                feature_schema=run.identity()["feature_schema"],
+                metrics=metrics,
+                trained_on=trained_on,
+            )
+        except (OSError, SafetensorError) as error:
+            raise MipsError(
+                f"the model cannot be written to {run.folder.model} ({error}); make room there "
+                "and run the same command again"
+            ) from error
 
     run.ranks.share(write)
     if result.loss is not None and result.class_entropy is not None:
