@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -35,8 +36,8 @@ MARK = "MIPS_DRILL"  # in the environment of every process of one start
 
 LONGEST_START = 300.0  # seconds
 # Seconds that ranks may outlive their launcher, on a crowded machine, where imports take long.
-LONGEST_END = 60.0
-EARLIEST_END = 12.0  # seconds after a start within which an early kill falls
+LONGEST_END = 180.0
+LATEST = 0.5  # seconds after a checkpoint within which a late kill falls
 DAMAGED = 0.2  # fraction of the kills
 
 
@@ -101,8 +102,11 @@ def damage(run_dir: Path, chance: random.Random) -> str | None:
 class Drill:
     """Starts and kills of one run."""
 
-    def __init__(self, run_dir: Path, overrides: list[str], seed: int) -> None:
+    def __init__(
+        self, run_dir: Path, overrides: list[str], seed: int, start_seconds: float
+    ) -> None:
         self.run_dir = run_dir
+        self.start_seconds = start_seconds
         self.overrides = overrides
         self.chance = random.Random(seed)
         self.counts: Counter[str] = Counter()
@@ -119,10 +123,11 @@ class Drill:
         launcher = start(self.run_dir, self.overrides, mark)
         # Half of the kills fall into the start, the others into steps after the next checkpoint.
         is_early = bool(before) and self.chance.random() < 0.5
-        wait = self.chance.uniform(0.0, EARLIEST_END if is_early else 1.0)
+        wait = self.chance.uniform(0.0, self.start_seconds if is_early else LATEST)
         deadline = time.monotonic() + LONGEST_START
         while not is_early and not checkpoints(self.run_dir).items() - before.items():
             if launcher.poll() is not None or time.monotonic() > deadline:
+                launcher.kill()
                 raise SystemExit(f"no checkpoint came, see {self.run_dir}.log")
             time.sleep(0.01)
         time.sleep(wait)
@@ -142,7 +147,8 @@ class Drill:
             "the launcher": [],
         }
         for victim in victims[kind]:
-            victim.kill()
+            with suppress(psutil.NoSuchProcess):
+                victim.kill()
         self.ending[mark] = time.monotonic()
         launcher.wait(120)
         self.counts[kind] += 1
@@ -200,9 +206,14 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         overrides = [*arguments.overrides, f"num_steps={arguments.steps}"]
         straight, disturbed = folder / "straight", folder / "disturbed"
-        if start(straight, overrides).wait():
+        begin = time.monotonic()
+        process = start(straight, overrides)
+        while process.poll() is None and not checkpoints(straight):
+            time.sleep(0.1)
+        start_seconds = time.monotonic() - begin
+        if process.wait():
             raise SystemExit((folder / "straight.log").read_text())
-        drill = Drill(disturbed, overrides, arguments.seed)
+        drill = Drill(disturbed, overrides, arguments.seed, start_seconds)
         num_kills = 0
         while num_kills < arguments.kills:
             what = drill.disturb()
