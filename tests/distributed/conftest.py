@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,17 +100,23 @@ def stop(run_dir: Path, argv: list[str], number: signal.Signals, whom: str) -> S
     ``whom``: "all" processes, or the "launcher" alone. The ranks of torchrun are in sessions of
     their own and would outlive it.
     """
-    before = set((run_dir / "checkpoints").glob("step-*"))
     log = run_dir.with_name(f"{run_dir.name}-{time.monotonic_ns()}.log")
     with log.open("w") as stream:
         process = subprocess.Popen(
             argv, env=environment(), start_new_session=True, stdout=stream, stderr=stream
         )
-    deadline = time.monotonic() + 200
-    while set((run_dir / "checkpoints").glob("step-*")) <= before:
-        assert process.poll() is None, "the run ended before the checkpoint"
-        assert time.monotonic() < deadline, "no checkpoint"
-        time.sleep(0.002)
+
+    def wait_for(what: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 200
+        while not what():
+            assert process.poll() is None, "the run ended too early"
+            assert time.monotonic() < deadline, "no checkpoint"
+            time.sleep(0.002)
+
+    # Until then ranks of an earlier start may still write one.
+    wait_for(lambda: "polymers to train on" in log.read_text())
+    before = set((run_dir / "checkpoints").glob("step-*"))
+    wait_for(lambda: not set((run_dir / "checkpoints").glob("step-*")) <= before)
     launcher = psutil.Process(process.pid)
     family = [launcher, *launcher.children(recursive=True)]
     for member in family if whom == "all" else family[:1]:
