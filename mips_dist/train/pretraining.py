@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from mips_dist.data.cache import ByteCache
 from mips_dist.data.loader import MaskedAtomLoader
@@ -96,6 +97,8 @@ def train(config: PretrainConfig) -> int:
 def train_on(config: PretrainConfig, ranks: Ranks, watchdog: Watchdog) -> int:
     """Train on ranks that have found each other; see `train`."""
     run = prepare(config, ranks)
+    # Before looking at checkpoints: a process that is about to end may still write one.
+    ranks.share(lambda: run.folder.lock(config))
     first_step = ranks.share(lambda: find_checkpoint(run))
     if ranks.share(lambda: is_finished(run, first_step)):
         return 0
@@ -351,13 +354,19 @@ def finish(
     def write() -> None:
         model = MaskedAtomModel(run.model)
         model.load_state_dict(weights)
-        save_bundle(
-            run.folder.model,
-            model,
-            feature_schema=run.identity()["feature_schema"],
-            metrics=metrics,
-            trained_on=trained_on,
-        )
+        try:
+            save_bundle(
+                run.folder.model,
+                model,
+                feature_schema=run.identity()["feature_schema"],
+                metrics=metrics,
+                trained_on=trained_on,
+            )
+        except (OSError, SafetensorError) as error:
+            raise MipsError(
+                f"the model cannot be written to {run.folder.model} ({error}); make room there "
+                "and run the same command again"
+            ) from error
 
     run.ranks.share(write)
     if result.loss is not None and result.class_entropy is not None:

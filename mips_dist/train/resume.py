@@ -60,7 +60,10 @@ def restore(run: "Run", step: int, trainer: TrainEngine) -> tuple[TrainState, Pr
     """Load the checkpoint of a step into the engine, and let it prove itself; or begin at 0."""
     if step == 0:
         # Rank 0 reads; the shards may lie far away.
-        return TrainState(), run.ranks.share(lambda: Probe.first_of(run.config.shards, run.model))
+        corpus = run.corpus.manifest
+        return TrainState(), run.ranks.share(
+            lambda: Probe.first_of(run.config.shards, corpus, run.model)
+        )
     stored = checkpoint.open_at(run.folder.checkpoints, step)
     trainer.load_full_state(stored.read, stored.state["adam_steps"])
     probe, known = Probe.from_tensors(stored.probe()), stored.state["probe"]
