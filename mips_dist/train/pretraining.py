@@ -1,4 +1,4 @@
-"""Pre-training by masked atoms: what comes before the loop, the loop, one step, the end."""
+"""Pre-training by masked atoms: what comes before the loop, and the loop."""
 
 import hashlib
 import os
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from mips_dist.data.cache import ByteCache
 from mips_dist.data.loader import MaskedAtomLoader
@@ -16,13 +15,13 @@ from mips_dist.data.reader import ShardReader
 from mips_dist.data.schema import check_shards, model_schema
 from mips_dist.data.shards import Manifest, read_manifest
 from mips_dist.errors import MipsError, UsageError
-from mips_dist.model.bundle import save_bundle
 from mips_dist.model.mips import MaskedAtomModel, MipsConfig
 from mips_dist.train import engine
 from mips_dist.train.batch_plan import LARGEST_ON_CPU, BatchPlan, largest_on_gpu, plan_batches
 from mips_dist.train.describe import describe, page
 from mips_dist.train.engine import TrainEngine
 from mips_dist.train.feed import Feed
+from mips_dist.train.finish import finish
 from mips_dist.train.flops import measure_peak, step_flops
 from mips_dist.train.metrics import Recorder
 from mips_dist.train.optim import make_adam
@@ -41,6 +40,7 @@ from mips_dist.train.zero import choose_stage
 
 # Small packs waste less on pairs of different polymers, large ones keep a GPU busy.
 _PACK_SIZE = {"cpu": 64, "cuda": 128}
+_STEPS_FOR_SHAPE = 4  # steps whose batches show how large those to come will be
 _MOST_LOADER_WORKERS = 8  # of a rank that has a GPU
 
 
@@ -254,6 +254,8 @@ def build_engine(run: Run) -> TrainEngine:
         module.encoder.recomputes_layers = config.activation_checkpointing
         if run.ranks.device.type == "cuda" or config.compile:
             module.encoder.run_packed(is_compiled=compiles_layers(run))
+        if replays(run):
+            module.replay()
         return module
 
     return TrainEngine(
@@ -285,6 +287,17 @@ def compiles_layers(run: Run) -> bool:
         raise UsageError("compile=true works up to zero.stage=2; use compile=null")
     on_gpu = run.ranks.device.type == "cuda"
     return on_gpu and run.stage[0] < 3 if asked is None else asked
+
+
+def replays(run: Run) -> bool:
+    """Whether a GPU replays what it has recorded.
+
+    Replayed gradients always lie at the same place, so nothing may add to them there: a step of
+    several micro-batches needs DeepSpeed's sums of their own, those of stage 1 in bf16.
+    """
+    sums_apart = run.config.precision == "bf16" and run.stage[0] == 1
+    on_gpu = run.ranks.device.type == "cuda"
+    return on_gpu and compiles_layers(run) and (run.plan.grad_accum_steps == 1 or sums_apart)
 
 
 def build_loader(run: Run) -> MaskedAtomLoader:
@@ -321,57 +334,6 @@ def open_feed(run: Run, loader: MaskedAtomLoader, first_step: int) -> Feed:
         share = len(os.sched_getaffinity(0)) // local_size - 1
         num_workers = max(1, min(_MOST_LOADER_WORKERS, share)) if on_gpu else 0
     steps = range(first_step, run.config.num_steps)
+    if compiles_layers(run):
+        loader.pad_batches(steps[:_STEPS_FOR_SHAPE])
     return Feed(loader.steps(steps, num_workers), ranks.device)
-
-
-# ---- after the loop
-
-
-def finish(
-    run: Run,
-    trainer: TrainEngine,
-    loader: MaskedAtomLoader,
-    state: TrainState,
-    recorder: Recorder,
-    result: Validation,
-) -> None:
-    """Write the model directory, with what was measured on the held-out polymers."""
-    weights = {name: whole["weight"] for name, whole in trainer.full_state() if run.ranks.is_main}
-    metrics: dict[str, Any] = {f"held_out_{k}": v for k, v in result.scalars().items()}
-    metrics |= {
-        "held_out_masked_atoms": result.num_masked,
-        "steps": state.step,
-        "steps_skipped": state.num_skipped,
-        "polymers_seen": state.step * run.config.global_batch_size,
-        "precision": run.config.precision,
-    }
-    trained_on = (
-        f"{len(loader.training_samples):,} polymers of {run.corpus.manifest.input['name']} "
-        f"(shards sha256 {run.corpus.digest[:16]}), {state.step:,} steps of "
-        f"{run.config.global_batch_size:,}."
-    )
-
-    def write() -> None:
-        model = MaskedAtomModel(run.model)
-        model.load_state_dict(weights)
-        try:
-            save_bundle(
-                run.folder.model,
-                model,
-                feature_schema=run.identity()["feature_schema"],
-                metrics=metrics,
-                trained_on=trained_on,
-            )
-        except (OSError, SafetensorError) as error:
-            raise MipsError(
-                f"the model cannot be written to {run.folder.model} ({error}); make room there "
-                "and run the same command again"
-            ) from error
-
-    run.ranks.share(write)
-    if result.loss is not None and result.class_entropy is not None:
-        recorder.say(
-            f"held-out masked-atom loss {result.loss:.4f} nats; knowing the class frequencies "
-            f"alone: {result.class_entropy:.4f} (ratio {result.loss / result.class_entropy:.2f})"
-        )
-    recorder.say(f"model: {run.folder.model}")
