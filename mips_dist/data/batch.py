@@ -191,7 +191,7 @@ class FlatBatch:
             else:
                 found[name] = tensor
         found |= {"num_packs": self.num_packs, "pack_size": self.pack_size}
-        return PolymerBatch(**found | {"real_sizes": self.real_sizes})
+        return PolymerBatch(**found, real_sizes=self.real_sizes)
 
 
 def collate(block: PolymerBlock, pack_size: int | None = DEFAULT_PACK_SIZE) -> PolymerBatch:
@@ -236,7 +236,7 @@ def collate(block: PolymerBlock, pack_size: int | None = DEFAULT_PACK_SIZE) -> P
     )
 
 
-def _path_bonds(block: PolymerBlock) -> dict[str, Tensor]:
+def _path_bonds(block: PolymerBlock) -> dict[str, Any]:
     if block.num_path_bonds is None:
         return {}
     bonds = block.bonds()

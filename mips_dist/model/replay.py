@@ -41,7 +41,9 @@ class Replay:
         if self._graphed is None:
             record = _OfTensors(self._model, self._forward, batch, list(tensors))
             sample = tuple(tensor.clone() for tensor in inputs)
-            self._graphed = torch.cuda.make_graphed_callables(record, sample)
+            self._graphed = torch.cuda.make_graphed_callables(
+                record, sample, allow_unused_input=True
+            )
             self._shapes = [tensor.shape for tensor in inputs]
         assert [tensor.shape for tensor in inputs] == self._shapes, "batches of one shape only"
         return self._graphed(*inputs)
