@@ -62,31 +62,14 @@ class PolymerBatch:
 
     is_masked: Tensor | None = None  # (N,) bool, atoms hidden from the model
     masked_atom: Tensor | None = None  # (M,) long, the same as indices
-    # Atoms, cells and masked atoms without padding; None where there is none (see data.padding).
-    real_sizes: tuple[int, int, int] | None = None
 
     @property
     def num_graphs(self) -> int:
         """Return the number of polymers."""
         return len(self.sample_index)
 
-    @property
-    def num_atoms(self) -> int:
-        """Return the number of atoms, without padding."""
-        return len(self.token_slot) if self.real_sizes is None else self.real_sizes[0]
-
-    @property
-    def num_cells(self) -> int:
-        """Return the number of distinct (query, key), without padding."""
-        return len(self.cell_slot) if self.real_sizes is None else self.real_sizes[1]
-
-    @property
-    def num_masked(self) -> int:
-        """Return the number of masked atoms, without padding."""
-        return len(self.masked_atoms()) if self.real_sizes is None else self.real_sizes[2]
-
     def masked_atoms(self) -> Tensor:
-        """Return the masked atoms as indices (M,), in order, padding behind them.
+        """Return the masked atoms as indices (M,), in order.
 
         Where they are not there yet they are looked for, for which a GPU must be waited for.
         """
@@ -135,7 +118,6 @@ class FlatBatch:
     parts: list[tuple[str, str, torch.dtype, torch.Size, int]]
     num_packs: int
     pack_size: int
-    real_sizes: tuple[int, int, int] | None
 
     @classmethod
     def of(cls, batch: PolymerBatch) -> "FlatBatch":
@@ -156,13 +138,7 @@ class FlatBatch:
         data = torch.empty(end, dtype=torch.uint8)
         for flat, (*_, start) in zip(flats, parts, strict=True):
             data[start : start + len(flat)] = flat
-        return cls(
-            data=data,
-            parts=parts,
-            num_packs=batch.num_packs,
-            pack_size=batch.pack_size,
-            real_sizes=batch.real_sizes,
-        )
+        return cls(data=data, parts=parts, num_packs=batch.num_packs, pack_size=batch.pack_size)
 
     def to(
         self, device: torch.device | str, non_blocking: bool = False, staging: Tensor | None = None
@@ -181,7 +157,7 @@ class FlatBatch:
         if staging is not None:
             data = staging[: len(data)].copy_(data)
         data = data.to(device, non_blocking=non_blocking)
-        found: Any = {"descriptors": {}, "descriptor_valid": {}}
+        found: dict[str, Any] = {"descriptors": {}, "descriptor_valid": {}}
         for name, key, dtype, shape, start in self.parts:
             stored = _STORED.get(dtype, dtype)
             num_bytes = shape.numel() * stored.itemsize
@@ -190,8 +166,7 @@ class FlatBatch:
                 found[name][key] = tensor
             else:
                 found[name] = tensor
-        found |= {"num_packs": self.num_packs, "pack_size": self.pack_size}
-        return PolymerBatch(**found, real_sizes=self.real_sizes)
+        return PolymerBatch(**found, num_packs=self.num_packs, pack_size=self.pack_size)
 
 
 def collate(block: PolymerBlock, pack_size: int | None = DEFAULT_PACK_SIZE) -> PolymerBatch:
@@ -236,7 +211,7 @@ def collate(block: PolymerBlock, pack_size: int | None = DEFAULT_PACK_SIZE) -> P
     )
 
 
-def _path_bonds(block: PolymerBlock) -> dict[str, Any]:
+def _path_bonds(block: PolymerBlock) -> dict[str, Tensor]:
     if block.num_path_bonds is None:
         return {}
     bonds = block.bonds()

@@ -1,5 +1,6 @@
 """Batches of coming steps, made by worker processes while the last ones are used."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -63,9 +64,13 @@ def prefetch(
 
 
 def _leave_signals_to_the_rank(worker: int) -> None:
-    """Let Ctrl-C, which a terminal sends to workers too, go by; torch ends them by SIGTERM."""
+    """Stay out of reach of signals that terminals and launchers send to a whole group of processes.
+
+    The rank finishes its step and saves. Its workers end when it asks them to, or is gone.
+    """
+    os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # how torch and Python end them at last
 
 
 @contextmanager
@@ -73,8 +78,9 @@ def dead_workers_in_words() -> Iterator[None]:
     """Turn torch's report of a dead worker, which may come at any moment, into one line."""
     try:
         yield
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        # The last two where it died while it handed over a batch.
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
             raise
         raise MipsError(
             f"a process that reads shards died ({' '.join(str(error).split())}); if memory ran "

@@ -15,7 +15,6 @@ from mips_dist.data.batch import PolymerBatch
 from mips_dist.model.attention import LocalAttention, PairBias
 from mips_dist.model.dropout import dropout
 from mips_dist.model.embedding import NUM_ATOM_CLASSES, AtomEmbedding
-from mips_dist.model.replay import Replay
 from mips_dist.model.spatial import DESCRIPTOR_WIDTHS, DescriptorFusion, check_descriptors
 
 NUM_SEEDS = 4  # of the places in a layer that drop
@@ -188,12 +187,13 @@ class MipsEncoder(nn.Module):
     def run_packed(self, is_compiled: bool) -> None:
         """Let the layers run on whole packs with one kernel for attention, as a GPU wants them.
 
-        Outputs are the same up to rounding; padding is computed too, and thrown away.
+        Every shape but the number of packs is then constant. Outputs are the same up to rounding;
+        padding is computed too, and thrown away.
 
         Parameters
         ----------
         is_compiled
-            Whether the layers are compiled for training on padded batches, all of them as one.
+            Whether the layers are compiled for training, all of them as one.
         """
         self._runs_packed = True
         tile_kernel = _import_tile_kernel() if torch.cuda.is_available() else None
@@ -225,9 +225,10 @@ class MipsEncoder(nn.Module):
             bias_XBTT = bias_XBTT.to(rows.dtype)
             wanted = batch.token_slot if atoms is None else batch.token_slot.index_select(0, atoms)
             token_slot = None
-        # Compiled for the shape of padded batches; the rare one that is larger does without.
-        is_compiled = self.training and batch.real_sizes is not None
-        run = self._train_layers if is_compiled else _run_layers
+            # Else the first shape of each would be compiled for itself.
+            for tensor in (rows, bias_XBTT, wanted):
+                torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        run = self._train_layers if self.training else _run_layers
         again = self.recomputes_layers and torch.is_grad_enabled()
         seeds = self._seeds(rows.device)
         rows = run(self.layers, rows, bias_XBTT, token_slot, wanted, seeds, again)
@@ -292,11 +293,6 @@ class MaskedAtomModel(nn.Module):
         self.config = config
         self.encoder = MipsEncoder(config)
         self.head = Head(config, NUM_ATOM_CLASSES)
-        self._replay: Replay | None = None
-
-    def replay(self) -> None:
-        """Record training on a GPU at the first padded batch, and replay it for all others."""
-        self._replay = Replay(self, self._logits)
 
     def encode(self, batch: PolymerBatch) -> Tensor:
         """Return the atom vectors (N, D)."""
@@ -304,11 +300,6 @@ class MaskedAtomModel(nn.Module):
 
     def forward(self, batch: PolymerBatch) -> Tensor:
         """Return logits (M, 101) of the masked atoms, in the order of the atoms."""
-        if self._replay is not None and self.training and batch.real_sizes is not None:
-            return self._replay(batch)
-        return self._logits(batch)
-
-    def _logits(self, batch: PolymerBatch) -> Tensor:
         return self.head(self.encoder(batch, batch.masked_atoms()))
 
 

@@ -33,8 +33,8 @@ def _update_hp_grads(optimizer: Any, clear_lp_grads: bool = False) -> None:
     ):
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         sums.add_(torch.cat([gradient.view(-1) for gradient in gradients]))
-    # Gone and not zero: a replayed backward pass would add to what it has just written there.
-    optimizer.clear_lp_grads(set_to_none=True)
+    if clear_lp_grads:
+        optimizer.clear_lp_grads()
 
 
 def _get_grads_for_norm(optimizer: Any, for_clipping: bool = False) -> Any:

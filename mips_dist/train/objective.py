@@ -6,19 +6,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-LEFT_OUT = -100  # the class of padding, which counts nowhere
-
 
 @dataclass(frozen=True, slots=True)
 class MaskedAtomLoss:
     """What a micro-batch adds to the step: sums, never means, so that any split adds up alike.
 
-    ``loss_sum`` () float32 with gradient, nats; ``num_correct``, ``count`` masked atoms () int64.
+    ``loss_sum`` () float32 with gradient, nats; ``num_correct`` () int64; ``count`` masked atoms.
     """
 
     loss_sum: Tensor
     num_correct: Tensor
-    count: Tensor
+    count: int
 
 
 def masked_atom_loss(logits: Tensor, classes: Tensor) -> MaskedAtomLoss:
@@ -29,15 +27,12 @@ def masked_atom_loss(logits: Tensor, classes: Tensor) -> MaskedAtomLoss:
     logits
         (M, 101), masked atoms only.
     classes
-        (M,) int64; `LEFT_OUT` where a row counts nothing.
+        (M,) int64.
     """
-    loss_sum = functional.cross_entropy(
-        logits.float(), classes, reduction="sum", ignore_index=LEFT_OUT
-    )
+    loss_sum = functional.cross_entropy(logits.float(), classes, reduction="sum")
     with torch.no_grad():
         num_correct = (logits.argmax(dim=-1) == classes).sum()
-        count = (classes != LEFT_OUT).sum()
-    return MaskedAtomLoss(loss_sum, num_correct, count)
+    return MaskedAtomLoss(loss_sum, num_correct, len(classes))
 
 
 def class_entropy(class_counts: Tensor) -> float:

@@ -40,7 +40,6 @@ from mips_dist.train.zero import choose_stage
 
 # Small packs waste less on pairs of different polymers, large ones keep a GPU busy.
 _PACK_SIZE = {"cpu": 64, "cuda": 128}
-_STEPS_FOR_SHAPE = 4  # steps whose batches show how large those to come will be
 _MOST_LOADER_WORKERS = 8  # of a rank that has a GPU
 
 
@@ -254,8 +253,6 @@ def build_engine(run: Run) -> TrainEngine:
         module.encoder.recomputes_layers = config.activation_checkpointing
         if run.ranks.device.type == "cuda" or config.compile:
             module.encoder.run_packed(is_compiled=compiles_layers(run))
-        if replays(run):
-            module.replay()
         return module
 
     return TrainEngine(
@@ -287,17 +284,6 @@ def compiles_layers(run: Run) -> bool:
         raise UsageError("compile=true works up to zero.stage=2; use compile=null")
     on_gpu = run.ranks.device.type == "cuda"
     return on_gpu and run.stage[0] < 3 if asked is None else asked
-
-
-def replays(run: Run) -> bool:
-    """Whether a GPU replays what it has recorded.
-
-    Replayed gradients always lie at the same place, so nothing may add to them there: a step of
-    several micro-batches needs DeepSpeed's sums of their own, those of stage 1 in bf16.
-    """
-    sums_apart = run.config.precision == "bf16" and run.stage[0] == 1
-    on_gpu = run.ranks.device.type == "cuda"
-    return on_gpu and compiles_layers(run) and (run.plan.grad_accum_steps == 1 or sums_apart)
 
 
 def build_loader(run: Run) -> MaskedAtomLoader:
@@ -334,6 +320,4 @@ def open_feed(run: Run, loader: MaskedAtomLoader, first_step: int) -> Feed:
         share = len(os.sched_getaffinity(0)) // local_size - 1
         num_workers = max(1, min(_MOST_LOADER_WORKERS, share)) if on_gpu else 0
     steps = range(first_step, run.config.num_steps)
-    if compiles_layers(run):
-        loader.pad_batches(steps[:_STEPS_FOR_SHAPE])
     return Feed(loader.steps(steps, num_workers), ranks.device)

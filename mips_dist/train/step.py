@@ -76,7 +76,7 @@ def train_step(
     def number(value: float) -> Tensor:
         return torch.full((1,), value, dtype=torch.float64, device=ranks.device)
 
-    count = ranks.total(number(sum(batch.num_masked for batch in batches))).clamp(min=1)
+    count = ranks.total(number(sum(len(batch.masked_atoms()) for batch in batches))).clamp(min=1)
     sums = torch.zeros(2, dtype=torch.float64, device=ranks.device)
     for micro_batch, batch in enumerate(batches):
         seed_dropout(config.seed, state.step, ranks.rank, micro_batch)

@@ -89,6 +89,13 @@ def test_a_killed_worker_is_one_line(make):
     [
         ("sys.exit(7)", 7),
         ("os._exit(9)", 9),
+        # A signal to the whole group, which the rank takes for a request: its workers go on.
+        (
+            "signal.signal(signal.SIGTERM, lambda *_: None); os.killpg(0, signal.SIGTERM)\n"
+            "for _ in range(20): next(ahead)\n"
+            "sys.exit(3)",
+            3,
+        ),
         ("os.killpg(0, signal.SIGINT); time.sleep(60)", -signal.SIGINT),
         ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
     ],
