@@ -68,19 +68,32 @@ def plan(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Say what pre-training costs: memory of a GPU, hours, preprocessing, disk. Runs nothing.
+    """Say what pre-training costs and where more GPUs stop to help. Runs nothing.
 
-    Keys: model, num_gpus, gpu_gb, peak_tflops, peak_fraction, polymers, content, precision,
-    num_steps, global_batch_size, micro_batch_size, activation_checkpointing, zero.stage,
-    zero.offload, zero.bucket_elements, model.KEY.
+    Prints memory of a GPU by ZeRO stage, the time of a step and its parts,
+    what a GPU sends, hours, preprocessing, disk, the same on 1 to 1,024 GPUs,
+    and what all of it rests on. docs/scaling.md derives the model and compares
+    it with measured steps.
 
-    Example: mips plan model=xl num_gpus=8 gpu_gb=80 polymers=1000000 zero.stage=3
+    What is trained: model (debug, small, base, large, xl), model.KEY,
+    precision, num_steps, global_batch_size, micro_batch_size,
+    activation_checkpointing, zero.stage, zero.offload, zero.bucket_elements.
+
+    On what: num_gpus, gpus_per_node; of a GPU gpu_gb (memory), peak_tflops,
+    peak_fraction (of it that products reach), layer_overhead_ms (of a layer
+    in a micro-batch, however small), memory_gb_s, loader_per_s (polymers);
+    between GPUs nvlink_gb_s (inside a machine), network_gb_s (of a machine to
+    others), latency_us.
+
+    From what: polymers (of the corpus), content (full, descriptors, topology).
+
+    Example: mips plan model=xl num_gpus=64 network_gb_s=400
     """
 
     def work() -> None:
         from mips_dist.config import compose
-        from mips_dist.train.plan import PlanConfig
         from mips_dist.train.plan import plan as make_plan
+        from mips_dist.train.plan_config import PlanConfig
 
         print("\n".join(make_plan(compose(PlanConfig, "plan", overrides or []))))
 

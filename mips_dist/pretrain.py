@@ -16,12 +16,14 @@ launcher this file is the module `__main__`.
 """
 
 from mips_dist.config import run
+from mips_dist.train import launcher  # before torch, whose import takes seconds
 from mips_dist.train.engine import leave
 from mips_dist.train.pretraining import PretrainConfig, train
 
 
 def main(config: PretrainConfig) -> int:
     """Train; return the exit code."""
+    launcher.watch()
     return train(config)
 
 

@@ -1,14 +1,11 @@
 """Every row accounted for (law L9): the two tables, the counts of the manifest, the summary."""
 
-import csv
-import io
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mips_dist.data.files import file_sha256, replacing
+from mips_dist.data.files import file_sha256, table
 from mips_dist.data.shards import Manifest, ShardRecord
 from preprocess.merge import FirstRows
 from preprocess.output import MERGED_NAME, REJECTS_NAME, VERDICTS_NAME
@@ -46,8 +43,8 @@ def account(
     counts: Counter[str] = Counter()
     by_reason: Counter[str] = Counter()
     with (
-        _table(path / REJECTS_NAME, "row", "reason") as rejects,
-        _table(path / MERGED_NAME, "row", "equals") as merged,
+        table(path / REJECTS_NAME, ["row", "reason"]) as rejects,
+        table(path / MERGED_NAME, ["row", "equals"]) as merged,
     ):
         for chunk in verdicts:
             firsts = first_rows.of(chunk).tolist()
@@ -81,17 +78,6 @@ def account(
         },
         shards=shards,
     )
-
-
-@contextmanager
-def _table(path: Path, *columns: str) -> Iterator[Any]:
-    """Write a csv file that appears when it is whole."""
-    with replacing(path) as stream:
-        text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(columns)
-        yield writer
-        text.detach()  # writes what is left, and leaves the stream open
 
 
 def summary(manifest: Manifest) -> list[str]:

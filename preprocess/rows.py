@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mips_dist.chem.psmiles import MAX_CHARACTERS, InvalidPolymer
+from mips_dist.data.files import DECODING_ERRORS
 from mips_dist.data.records import (
     DAMAGED,
-    DECODING_ERRORS,
     find_column,
     parse,
     read_header,

@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,14 +27,12 @@ import torch
 from bench_preprocess import corpus
 
 from mips_dist.config import compose
-from mips_dist.data.batch import PolymerBatch
-from mips_dist.model.mips import MipsConfig
-from mips_dist.model.spatial import DESCRIPTOR_WIDTHS
 from mips_dist.train import pretraining
+from mips_dist.train.flops import forward_flops
+from mips_dist.train.flops import matmul_rate as floor_rate
 from mips_dist.train.pretrain_config import PretrainConfig
 from mips_dist.train.signals import StopSignal
 
-FLOOR_SIZE = {"cpu": 2048, "cuda": 8192}
 WARM_UP_STEPS = {"cpu": 2, "cuda": 20}  # Adam makes its moments; a GPU's layers are compiled
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -53,39 +50,6 @@ class Row:
     gflop_per_polymer: float
     data_wait_fraction: float
     peak_memory_bytes: int
-
-
-def forward_flops(model: MipsConfig, batch: PolymerBatch) -> float:
-    """Return the floating-point operations of one forward pass over real tokens."""
-    width, wide = model.hidden_dim, model.ffn_dim
-    num_atoms, num_polymers = len(batch.token_slot), batch.num_graphs
-    num_masked = len(batch.masked_atoms())
-    inputs = num_atoms * 2 * 3 * width * width  # q, k and v
-    inputs += len(batch.cell_slot) * 4 * width  # q . k and the weighted sum of the values
-    outputs = 2 * (width * width + 2 * width * wide)
-    # After its attention the last layer goes on with the masked atoms alone.
-    total = float(model.num_layers * inputs)
-    total += ((model.num_layers - 1) * num_atoms + num_masked) * outputs
-    total += num_masked * 2 * width * (width + 101)
-    if model.descriptors:
-        total += num_masked * 2 * width * (width // 4)
-    for name in model.descriptors:
-        total += num_polymers * 2 * DESCRIPTOR_WIDTHS[name] * (width + width // 4)
-        total += num_masked * 2 * (width // 4 + width)
-    return total
-
-
-def floor_rate(dtype: torch.dtype, clock: Callable[[], float], device: torch.device) -> float:
-    """Return the median rate of a square product, in operations per second."""
-    size = FLOOR_SIZE[device.type]
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    a @ b
-    rates = []
-    for _ in range(7):
-        start = clock()
-        a @ b
-        rates.append(2 * size**3 / (clock() - start))
-    return statistics.median(rates)
 
 
 def measure(shards: str, run_dir: str, preset: str, precision: str, steps: int, batch: int) -> Row:

@@ -1,13 +1,15 @@
 """A small shard folder for tests of training: real graphs, invented descriptors."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mips_dist.chem.graph import FEATURE_SCHEMA
 from mips_dist.chem.psmiles import canonicalize
 from mips_dist.chem.sample import Sample, featurize
-from mips_dist.data.block import stack
+from mips_dist.data.block import PolymerBlock, stack
 from mips_dist.data.schema import known_schema
 from mips_dist.data.shards import MANIFEST_NAME, SCHEMA_VERSION, Manifest, encode_shard
 
@@ -49,29 +51,52 @@ def write_shards(
             )
             for sample in samples
         ]
-    data, index, record = encode_shard(0, [stack(samples, range(len(samples)))])
-    folder.mkdir(parents=True)
-    (folder / record.name).write_bytes(data)
-    (folder / record.index_name).write_bytes(index)
+    write_blocks(
+        folder,
+        [[stack(samples, range(len(samples)))]],
+        content=content,
+        max_hops=max_hops,
+        descriptors=groups,
+    )
+    return folder
+
+
+def write_blocks(
+    folder: Path,
+    contents: list[list[PolymerBlock]],
+    *,
+    content: str = "full",
+    max_hops: int = 2,
+    descriptors: Sequence[dict[str, Any]] = ({"name": "rdkit_2d"}, {"name": "atom_pair_3d"}),
+) -> Manifest:
+    """Write shards of blocks, their indices and the manifest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    records = []
+    for number, blocks in enumerate(contents):
+        data, index, record = encode_shard(number, blocks)
+        (folder / record.name).write_bytes(data)
+        (folder / record.index_name).write_bytes(index)
+        records.append(record)
+    num_samples = sum(record.num_samples for record in records)
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         feature_schema=FEATURE_SCHEMA,
         content=content,
         max_hops=max_hops,
         seed=0,
-        descriptors=groups,
+        descriptors=list(descriptors),
         config={},
         input={"name": "invented.csv", "sha256": "0" * 64},
         software={},
-        num_rows=count,
-        num_samples=count,
+        num_rows=num_samples,
+        num_samples=num_samples,
         num_merged=0,
         num_rejected=0,
         rejected_by_reason={},
         stereo_dropped=0,
         conformer_status={},
         tables={},
-        shards=[record],
+        shards=records,
     )
     (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
-    return folder
+    return manifest

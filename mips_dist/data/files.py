@@ -1,11 +1,18 @@
 """Files that are there whole or not at all, whatever happens to the process or the machine."""
 
+import csv
+import gzip
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO, cast
+
+# Bytes that are no UTF-8 become lone surrogates, which the same handler writes back unchanged.
+DECODING_ERRORS = "surrogateescape"
+_GZIP_LEVEL = 6
 
 
 @contextmanager
@@ -32,6 +39,36 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         partial.unlink(missing_ok=True)
         raise
     flush_to_disk(path.parent)
+
+
+@contextmanager
+def table(path: Path, columns: Sequence[str]) -> Iterator[Any]:
+    """Open a csv file, packed where its name ends in .gz, that appears when it is whole.
+
+    Parameters
+    ----------
+    path
+        See `replacing`. Equal rows give equal bytes.
+    columns
+        The header.
+
+    Yields
+    ------
+    A writer of the module `csv`.
+    """
+    with replacing(path) as raw:
+        is_gzip = path.suffix.lower() == ".gz"
+        # No name and no time in the gzip header.
+        packed = gzip.GzipFile("", "wb", _GZIP_LEVEL, raw, mtime=0) if is_gzip else raw
+        file = TextIOWrapper(
+            cast(IO[bytes], packed), encoding="utf-8", errors=DECODING_ERRORS, newline=""
+        )
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        yield writer
+        file.detach()  # writes what is left, and leaves the file open
+        if is_gzip:
+            packed.close()
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import IO, cast
 
 from mips_dist.chem.psmiles import InvalidPolymer
+from mips_dist.data.files import DECODING_ERRORS
 from mips_dist.errors import MipsError, UsageError
 
 PSMILES_COLUMNS = ("psmiles", "smiles")
-# Bytes that are no UTF-8 become lone surrogates, which the same handler writes back unchanged.
-DECODING_ERRORS = "surrogateescape"
 # What a damaged or truncated compressed file raises.
 DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
 

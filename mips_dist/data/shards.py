@@ -293,10 +293,9 @@ def read_manifest(directory: str | Path) -> Manifest:
     )
 
 
-def read_shard(directory: str | Path, record: ShardRecord, verify: bool = True) -> bytes:
+def read_shard(directory: str | Path, record: ShardRecord) -> bytes:
     """Return the bytes of a shard, checked against the manifest (see `ShardStore.file`)."""
-    sha256 = record.sha256 if verify else None
-    return ShardStore(directory).file(record.name, record.num_bytes, sha256)
+    return ShardStore(directory).file(record.name, record.num_bytes, record.sha256)
 
 
 def read_shard_index(directory: str | Path | ShardStore, record: ShardRecord) -> SampleIndex:
@@ -331,7 +330,6 @@ def read_blocks(
     groups: Collection[str] | None = None,
     with_bonds: bool = True,
     with_conformer: bool = True,
-    verify: bool = True,
 ) -> Iterator[PolymerBlock]:
     """Yield all blocks of a shard folder, in order.
 
@@ -345,8 +343,6 @@ def read_blocks(
         Whether to read bonds, and bond types along paths: what model.bond_path_bias needs.
     with_conformer
         Whether to read coordinates.
-    verify
-        Whether to check each shard's sha256.
     """
     manifest = read_manifest(directory)
     known = [group["name"] for group in manifest.descriptors]
@@ -357,7 +353,7 @@ def read_blocks(
             f"(content={manifest.content}); they have: {', '.join(known) or 'none'}"
         )
     for record in manifest.shards:
-        data = read_shard(directory, record, verify)
+        data = read_shard(directory, record)
         try:
             yield from decode_shard(data, record, groups, with_bonds, with_conformer)
         except DAMAGED as error:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from mips_dist.data.files import file_sha256, flush_to_disk
 from mips_dist.errors import MipsError
+from mips_dist.model.card import card
 from mips_dist.model.mips import MaskedAtomModel, MipsConfig, PropertyModel
 
 Model = MaskedAtomModel | PropertyModel
@@ -23,7 +24,8 @@ CONFIG = "config.json"
 SCALER = "scaler.json"
 METRICS = "metrics.json"
 CARD = "README.md"
-FILES = frozenset({WEIGHTS, CONFIG, SCALER, METRICS, CARD})
+NOTES = "NOTES.md"  # written by hand, where the card cannot know
+FILES = frozenset({WEIGHTS, CONFIG, SCALER, METRICS, CARD, NOTES})
 FORMAT = 1  # raised when the files below change their meaning
 
 
@@ -52,6 +54,8 @@ class Bundle:
         None for a pre-trained model.
     metrics
         What was measured when the model was made.
+    training
+        How a pre-trained model was made, see `mips_dist.train.record`; None where nothing says so.
     """
 
     kind: Kind
@@ -59,6 +63,7 @@ class Bundle:
     feature_schema: dict[str, Any]
     scaler: TargetScaler | None
     metrics: dict[str, Any]
+    training: dict[str, Any] | None
 
 
 def save_bundle(
@@ -69,6 +74,8 @@ def save_bundle(
     metrics: Mapping[str, Any],
     trained_on: str,
     scaler: TargetScaler | None = None,
+    training: Mapping[str, Any] | None = None,
+    notes: str | None = None,
 ) -> None:
     """Write a model directory, all of it or nothing.
 
@@ -79,7 +86,7 @@ def save_bundle(
     directory
         Made here; must not exist, be empty, or hold a model.
     model
-        With plain (gathered) parameters.
+        With plain (gathered) parameters, which are stored in the type that they have.
     feature_schema
         From `mips_dist.data.schema.feature_schema`.
     metrics
@@ -88,6 +95,10 @@ def save_bundle(
         One sentence for the card: which polymers, how many.
     scaler
         Of the training folds; needed for a property model and for no other.
+    training
+        Of a pre-trained model, from `mips_dist.train.record`.
+    notes
+        Markdown that stands beside the card.
     """
     is_property = isinstance(model, PropertyModel)
     assert is_property == (scaler is not None), "a property model, and no other, has a scaler"
@@ -106,13 +117,17 @@ def save_bundle(
         "feature_schema": dict(feature_schema),
         "weights_sha256": file_sha256(partial / WEIGHTS),
     }
+    if training is not None:
+        config["training"] = dict(training)
     _write_json(partial / CONFIG, config)
     _write_json(partial / METRICS, dict(metrics))
     if scaler is not None:
         _write_json(partial / SCALER, dict(scaler))
-    num_parameters = sum(w.numel() for w in model.parameters())
-    text = card(config, metrics, trained_on, scaler, num_parameters)
+    files = [WEIGHTS, CONFIG, METRICS, *([SCALER] if scaler else []), *([NOTES] if notes else [])]
+    text = card(config, metrics, trained_on, scaler, weights, files)
     (partial / CARD).write_text(text, encoding="utf-8")
+    if notes:
+        (partial / NOTES).write_text(notes, encoding="utf-8")
 
     for path in (*partial.iterdir(), partial):
         flush_to_disk(path)
@@ -168,6 +183,7 @@ def load_bundle(directory: Path, expected_schema: Mapping[str, Any]) -> Bundle:
         feature_schema=schema,
         scaler=_read_scaler(directory / SCALER) if kind == "property" else None,
         metrics=_read_json(directory / METRICS),
+        training=config.get("training"),
     )
 
 
@@ -188,6 +204,7 @@ def _needed(kind: str | None) -> list[str]:
 
 
 def _load_weights(model: Model, path: Path, sha256: str) -> None:
+    """Read the weights; those that were stored in bf16 become fp32 here."""
     if file_sha256(path) != sha256:
         raise MipsError(
             f"{path} is not the file that was saved (sha256 differs from {CONFIG}); "
@@ -250,59 +267,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise MipsError(f"{path} is not a JSON object; copy the whole directory again")
     return value
-
-
-def card(
-    config: Mapping[str, Any],
-    metrics: Mapping[str, Any],
-    trained_on: str,
-    scaler: TargetScaler | None,
-    num_parameters: int,
-) -> str:
-    """Return the text of the model card (Markdown)."""
-    model = config["model"]
-    groups = ", ".join(model["descriptors"]) or "none (topology only)"
-    if scaler is None:
-        title = "Pre-trained polymer encoder"
-        use = (
-            "Fine-tune it on your own property: a csv with a `psmiles` column and a column of "
-            "values.\n\n"
-            "    python mips_dist/finetune.py pretrained=THIS_DIRECTORY run_dir=RUN"
-        )
-        limits = "It predicts the elements of masked atoms; it predicts no property by itself."
-    else:
-        unit = f" in {scaler['unit']}" if scaler["unit"] not in ("", "1") else ""
-        title = f"Predicts {scaler['property']}{unit} of polymers"
-        use = "    mips predict polymers.csv -m THIS_DIRECTORY -o predictions.csv"
-        limits = (
-            "Chains of one repeat unit with two attachment points; no tacticity, molar mass, "
-            "morphology or temperature. Polymers unlike those it was trained on get a number too, "
-            "and nothing here says how far off it is."
-        )
-    lines = [f"- {name}: {value}" for name, value in sorted(metrics.items())]
-    return "\n".join(
-        [
-            f"# {title}",
-            "",
-            f"A MIPS model of mips_dist: {model['num_layers']} layers of {model['hidden_dim']}, "
-            f"{num_parameters:,} parameters, attention within {model['max_hops']} bonds of the "
-            f"infinite chain, descriptors: {groups}.",
-            "",
-            "## Trained on",
-            trained_on,
-            "",
-            "## Metrics",
-            *(lines or ["none recorded"]),
-            "",
-            "## How to use",
-            use,
-            "",
-            "## Limits",
-            limits,
-            "",
-            "## Files",
-            f"`{WEIGHTS}`, `{CONFIG}` (model, feature schema, sha256 of the weights), `{METRICS}`"
-            + (f", `{SCALER}` (z * std + mean = physical value)." if scaler else "."),
-            "",
-        ]
-    )

@@ -27,6 +27,17 @@ class BatchPlan:
         )
 
 
+def largest_on_gpu(memory_bytes: float, polymer_bytes: float) -> int:
+    """Return the polymers of a micro-batch whose activations take no more than half of a GPU.
+
+    Parameters
+    ----------
+    memory_bytes, polymer_bytes
+        Memory of the GPU, and what the backward pass needs kept for one polymer.
+    """
+    return max(1, min(LARGEST_ON_GPU, int(memory_bytes / 2 / polymer_bytes)))
+
+
 def plan_batches(
     global_batch_size: int,
     micro_batch_size: int,

@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mips_dist.errors import MipsError, UsageError
-from mips_dist.train import partitions
+from mips_dist.train import launcher, partitions
 from mips_dist.train.flat_gradients import use_flat_gradients
 from mips_dist.train.partitions import StateBytes
 from mips_dist.train.ranks import Ranks, leave_quietly
@@ -79,21 +79,37 @@ def start(
         os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(build_dir))
     deepspeed = _import_deepspeed(has_gpu)
     if not dist.is_initialized():
-        try:
-            deepspeed.init_distributed(
-                "nccl" if has_gpu else "gloo",
-                verbose=False,
-                timeout=timedelta(minutes=timeout_minutes + _GRACE_MINUTES),
-            )
-        except dist.DistError as error:
-            raise MipsError(
-                f"rank {rank}: the {os.environ['WORLD_SIZE']} ranks did not find each other at "
-                f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} "
-                f"({' '.join(str(error).split())[:200]}); start all of them at the same time"
-            ) from error
+        _meet("nccl" if has_gpu else "gloo", timedelta(minutes=timeout_minutes + _GRACE_MINUTES))
+        deepspeed.init_distributed(verbose=False)  # finds torch's group and takes it
         # Once for the process: DeepSpeed remembers its groups, and torch warns of open ones.
         atexit.register(dist.destroy_process_group)
     return Ranks(rank=rank, world_size=dist.get_world_size(), local_rank=local_rank, device=device)
+
+
+def _meet(backend: str, timeout: timedelta) -> None:
+    """Let the ranks of this job find each other at the port that the launcher named."""
+    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    try:
+        store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
+        dist.init_process_group(
+            backend,
+            # A second job at the same port must not become a part of the first.
+            store=dist.PrefixStore(f"mips_{launcher.job()}", store),
+            rank=rank,
+            world_size=world_size,
+            timeout=timeout,
+        )
+    except dist.DistError as error:
+        if "EADDRINUSE" in str(error):
+            raise MipsError(
+                f"{where} is taken by another program, perhaps by another run on this host; give "
+                "this one a port of its own: deepspeed --master_port 29501, torchrun --standalone"
+            ) from error
+        raise MipsError(
+            f"rank {os.environ['RANK']}: the {os.environ['WORLD_SIZE']} ranks did not find each "
+            f"other at {where} ({' '.join(str(error).split())[:200]}); start all of them at the "
+            "same time"
+        ) from error
 
 
 def _free_port() -> int:

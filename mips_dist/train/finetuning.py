@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +24,7 @@ from mips_dist.data.schema import known_schema
 from mips_dist.errors import MipsError
 from mips_dist.model.bundle import load_bundle
 from mips_dist.model.mips import MaskedAtomModel, MipsConfig, PropertyModel
+from mips_dist.model.released import model_directory
 from mips_dist.train.results import NETWORK, FoldResult, regression_scores
 
 PROTOCOLS = ("strict", "paper")
@@ -45,7 +45,7 @@ class FoldConfig:
     model
         Sizes and switches; must be those of `pretrained` where that is given.
     pretrained
-        Folder of a pre-trained model; None: from scratch.
+        Folder of a pre-trained model, or the name of a released one; None: from scratch.
     protocol
         "strict": the epoch is chosen on an inner split of the training folds and the test fold is
         scored once. "paper": the epoch is chosen on the test fold, as in the released code.
@@ -330,7 +330,7 @@ def load_pretrained(config: FoldConfig) -> MaskedAtomModel:
     Dropout may differ: it belongs to the training, not to the weights.
     """
     assert config.pretrained is not None
-    bundle = load_bundle(Path(config.pretrained), known_schema())
+    bundle = load_bundle(model_directory(config.pretrained), known_schema())
     if not isinstance(bundle.model, MaskedAtomModel):
         raise MipsError(f"{config.pretrained} is a finished property model; give a pre-trained one")
     wanted, found = asdict(config.model), asdict(bundle.model.config)

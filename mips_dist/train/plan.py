@@ -1,80 +1,60 @@
 """What pre-training will cost: memory of a GPU, hours, preprocessing, disk. Computes, runs nothing.
 
 The bytes of weights, gradients and optimizer state follow from the ZeRO stage, and a test compares
-them with what ranks really hold (`scripts/zero_bytes.py`). All else rests on the constants below,
-which are printed with the result.
+them with what ranks really hold (`scripts/zero_bytes.py`). The time of a step is `scaling`'s. All
+else rests on the constants below and on the keys of configs/plan.yaml, which are printed with the
+result.
 """
-
-from dataclasses import dataclass, field
 
 import torch
 
+from mips_dist.errors import UsageError
 from mips_dist.model.mips import MaskedAtomModel, MipsConfig
-from mips_dist.model.spatial import DESCRIPTOR_WIDTHS
-from mips_dist.train.batch_plan import plan_batches
+from mips_dist.train.batch_plan import BatchPlan, largest_on_gpu, plan_batches
+from mips_dist.train.flops import forward_work
 from mips_dist.train.partitions import StateBytes
-from mips_dist.train.pretrain_config import PRECISIONS
-from mips_dist.train.zero import ZeroConfig, choose_stage
+from mips_dist.train.plan_config import PlanConfig
+from mips_dist.train.scaling import (
+    PERSISTENT_ELEMENTS,
+    REDUCTION_BUFFER,
+    Collective,
+    Device,
+    Links,
+    ModelSize,
+    StepTime,
+    collectives,
+    live_weights,
+    reduces_at_end,
+    step_time,
+)
+from mips_dist.train.zero import choose_stage
 
-# Measured on a million generated polymers like those of PI1M: 2 cores, 2026-11.
+# Measured on a million generated polymers like those of PI1M: 2 cores, 2026-11 (docs/log.md).
 _ATOMS = 30.3  # heavy atoms of a repeat unit
 _CELLS = 6.1  # atoms that an atom attends to, itself included, at max_hops=2
 _MASKED = 0.3
-_CORE_HOURS_PER_MILLION = {"full": 6.7, "topology": 0.4}
-_BYTES_PER_POLYMER = 1_300  # of a shard with everything
+_CORE_HOURS_PER_MILLION = {"full": 6.7, "descriptors": 1.15, "topology": 0.4}
+_BYTES_PER_POLYMER = {"full": 1_300, "descriptors": 500, "topology": 340}  # of a shard
 
 _PACK = 128  # tokens of an attention pack
 _PACKING = 1.06  # tokens with padding / without
 GB = 1e9
 
-
-@dataclass(kw_only=True, slots=True)
-class PlanConfig:
-    """What is to be trained, on what.
-
-    Attributes
-    ----------
-    model, zero, precision, num_steps, global_batch_size, micro_batch_size, activation_checkpointing
-        As in `PretrainConfig`.
-    num_gpus, gpu_gb
-        GPUs, and memory of one in 10^9 bytes.
-    peak_tflops, peak_fraction
-        10^12 operations a second of one GPU, and the part of it that a training step reaches.
-    polymers, content
-        Size of the corpus, and what preprocessing makes of it: full or topology.
-    """
-
-    model: MipsConfig = field(default_factory=MipsConfig)
-    zero: ZeroConfig = field(default_factory=ZeroConfig)
-    precision: str = "bf16"
-    num_steps: int = 20_000
-    global_batch_size: int = 1024
-    micro_batch_size: int = 0
-    activation_checkpointing: bool = False
-    num_gpus: int = 8
-    gpu_gb: float = 80.0
-    peak_tflops: float = 989.0
-    peak_fraction: float = 0.4
-    polymers: int = 1_000_000
-    content: str = "full"
-
-    def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision={self.precision} must be one of {', '.join(PRECISIONS)}")
-        if self.content not in _CORE_HOURS_PER_MILLION:
-            raise ValueError(f"content={self.content} must be full or topology")
-        for name in ("num_steps", "global_batch_size", "num_gpus", "polymers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("gpu_gb", "peak_tflops", "peak_fraction"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+_LARGEST = 1_024  # GPUs of the curve
+_BROKEN = 0.5  # efficiency from which on it is said to break
 
 
 def count_parameters(model: MipsConfig) -> int:
     """Return the number of parameters, without allocating them."""
+    return model_size(model).parameters
+
+
+def model_size(model: MipsConfig) -> ModelSize:
+    """Return the number of parameters and of small ones, without allocating them."""
     with torch.device("meta"):
-        return sum(p.numel() for p in MaskedAtomModel(model).parameters())
+        sizes = [p.numel() for p in MaskedAtomModel(model).parameters()]
+    small = [size for size in sizes if size <= PERSISTENT_ELEMENTS]
+    return ModelSize(parameters=sum(sizes), persistent=sum(small), num_persistent=len(small))
 
 
 def state_bytes(num_parameters: int, num_ranks: int, stage: int, precision: str) -> StateBytes:
@@ -109,12 +89,9 @@ def activation_bytes(model: MipsConfig, polymers: int, precision: str, recompute
 
 def polymer_flops(model: MipsConfig) -> float:
     """Return the operations of one polymer in training: three times the forward of its atoms."""
-    width = model.hidden_dim
-    layer = 2 * (4 * width * width + 2 * width * model.ffn_dim) + 4 * _CELLS * width
-    forward = _ATOMS * (model.num_layers * layer + _MASKED * 2 * width * (width + 101))
-    for name in model.descriptors:
-        forward += 2 * DESCRIPTOR_WIDTHS[name] * (width + width // 4)
-    return 3 * forward
+    return 3 * forward_work(
+        model, atoms=_ATOMS, cells=_ATOMS * _CELLS, masked=_ATOMS * _MASKED, polymers=1
+    )
 
 
 def plan(config: PlanConfig) -> list[str]:
@@ -125,65 +102,225 @@ def plan(config: PlanConfig) -> list[str]:
     UsageError
         The batch cannot be shared out, or the ZeRO settings do not go together.
     """
-    model, num_gpus = config.model, config.num_gpus
-    size = count_parameters(model)
-    chosen, why = choose_stage(config.zero, config.precision, size)
-    batches = plan_batches(config.global_batch_size, config.micro_batch_size, num_gpus)
-    flops = polymer_flops(model) * (4 / 3 if config.activation_checkpointing else 1)
-    step_seconds = flops * config.global_batch_size / num_gpus
-    step_seconds /= config.peak_tflops * 1e12 * config.peak_fraction
+    size = model_size(config.model)
+    stage, why = choose_stage(config.zero, config.precision, size.parameters)
+    batches = plan_batches(
+        config.global_batch_size,
+        config.micro_batch_size,
+        config.num_gpus,
+        largest_micro_batch(config),
+    )
+    step = predict(config, size, stage, batches)
+    hours = step.total * config.num_steps / 3600
     core_hours = _CORE_HOURS_PER_MILLION[config.content] * config.polymers / 1e6
     seen = config.num_steps * config.global_batch_size
-    layers = "computed again" if config.activation_checkpointing else "kept"
     return [
-        f"{size:,} parameters, {config.precision}, {num_gpus} GPUs of {config.gpu_gb:g} GB",
+        f"{size.parameters:,} parameters, {config.precision}, {config.num_gpus} GPUs of "
+        f"{config.gpu_gb:g} GB",
         f"{batches}",
-        f"ZeRO stage {chosen} ({why}), offload {config.zero.offload}",
+        f"ZeRO stage {stage} ({why}), offload {config.zero.offload}",
         "",
-        *_memory_table(config, size, chosen, batches.micro_batch_size),
+        *_memory_table(config, size, stage, batches),
         "",
-        f"step           {step_seconds:.3g} s",
-        f"pre-training   {step_seconds * config.num_steps / 3600:.3g} h for "
-        f"{config.num_steps:,} steps, {seen:,} polymers, {seen / config.polymers:.1f} epochs",
+        f"step           {step.total:.3g} s: {_in_words(step)}",
+        *_traffic(config, size, stage, batches),
+        f"pre-training   {hours:.3g} h for {config.num_steps:,} steps, {seen:,} polymers, "
+        f"{seen / config.polymers:.1f} epochs",
         f"preprocessing  {core_hours:.3g} core-hours, content={config.content}",
-        f"disk           {config.polymers * _BYTES_PER_POLYMER / GB:.3g} GB of shards, "
-        f"{3 * 12 * size / GB:.3g} GB of checkpoints",
+        f"disk           {config.polymers * _BYTES_PER_POLYMER[config.content] / GB:.3g} GB of "
+        f"shards, {3 * 12 * size.parameters / GB:.3g} GB of checkpoints",
         "",
+        *_curve(config, size, stage),
+        "",
+        *_assumptions(config, batches),
+    ]
+
+
+def largest_micro_batch(config: PlanConfig) -> int:
+    """Return the polymers of a micro-batch that training on such a GPU would choose, at most."""
+    one = activation_bytes(config.model, 1, config.precision, config.activation_checkpointing)
+    return largest_on_gpu(config.gpu_gb * GB, one)
+
+
+def predict(config: PlanConfig, size: ModelSize, stage: int, batches: BatchPlan) -> StepTime:
+    """Return the time of a step on ``batches.world_size`` GPUs."""
+    layers = config.model.num_layers
+    return step_time(
+        polymer_flops(config.model) * (4 / 3 if config.activation_checkpointing else 1),
+        size,
+        _collectives(config, size, stage, batches),
+        Device(
+            flops_per_s=config.peak_tflops * 1e12 * config.peak_fraction,
+            overhead=layers * config.layer_overhead_ms / 1e3,
+            memory_bytes_per_s=config.memory_gb_s * GB,
+            polymers_per_s=config.loader_per_s,
+        ),
+        Links(
+            ranks_per_node=config.gpus_per_node,
+            inside=config.nvlink_gb_s * GB,
+            between=config.network_gb_s * GB,
+            latency=config.latency_us / 1e6,
+        ),
+        stage=stage,
+        num_ranks=batches.world_size,
+        grad_accum_steps=batches.grad_accum_steps,
+        micro_batch_size=batches.micro_batch_size,
+    )
+
+
+def _collectives(
+    config: PlanConfig, size: ModelSize, stage: int, batches: BatchPlan
+) -> list[Collective]:
+    return collectives(
+        size,
+        stage,
+        config.precision,
+        batches.grad_accum_steps,
+        config.zero.bucket_elements,
+        is_offloaded=config.zero.offload == "optimizer",
+    )
+
+
+def _in_words(step: StepTime) -> str:
+    """Return what a step is made of, in ms."""
+    named = ", ".join(f"{name} {1e3 * part:.3g}" for name, part in step.parts.items() if part)
+    return f"{named} ms" + (
+        f" (of {1e3 * step.communication:.3g} ms of communication)" if step.communication else ""
+    )
+
+
+def _traffic(config: PlanConfig, size: ModelSize, stage: int, batches: BatchPlan) -> list[str]:
+    """Say what a GPU sends in a step."""
+    if batches.world_size == 1:
+        return []
+    traffic = _collectives(config, size, stage, batches)
+    sent = sum(part.wire_bytes(batches.world_size) for part in traffic)
+    kinds = ", ".join(f"{part.count} {part.kind} ({part.when})" for part in traffic if part.count)
+    return [f"sent           {sent / GB:.3g} GB by each GPU and step: {kinds}"]
+
+
+def _curve(config: PlanConfig, size: ModelSize, stage: int) -> list[str]:
+    """Return step and efficiency by number of GPUs, and where half of it is lost."""
+    lines = [
+        f"global batch {config.global_batch_size:,} on N GPUs, stage {stage}, ms of a step:",
+        "     N  per GPU     step  compute    fixed  waiting   optim.  exposed  efficiency  hours"
+        "      GB",
+    ]
+    for num_gpus, batches, step, efficiency in scan(config, size, stage):
+        per_gpu = batches.grad_accum_steps * batches.micro_batch_size
+        parts = (step.total, step.compute, step.overhead, step.waiting, step.optimizer)
+        memory = sum(memory_of(config, size, stage, batches).values())
+        lines.append(
+            f"{num_gpus:>6} {per_gpu:>8}"
+            + "".join(f"{1e3 * part:>9.3g}" for part in (*parts, step.exposed))
+            + f"{efficiency:>12.0%}{step.total * config.num_steps / 3600:>7.3g}"
+            + f"{memory / GB:>8.3g}"
+            + (" does not fit" if memory > config.gpu_gb * GB else "")
+        )
+    for times in (1, 4, 16):
+        batch = times * config.global_batch_size
+        half = next(
+            (row for row in scan(config, size, stage, batch) if row[3] < _BROKEN and row[0] > 1),
+            None,
+        )
+        lines.append(
+            f"batch {batch:,}: "
+            + (
+                f"below half of the efficiency from N={half[0]:,} on, for {half[2].largest}"
+                if half
+                else f"above half of the efficiency up to N={_LARGEST:,}"
+            )
+        )
+    return lines
+
+
+def scan(
+    config: PlanConfig, size: ModelSize, stage: int, global_batch_size: int = 0
+) -> list[tuple[int, BatchPlan, StepTime, float]]:
+    """Return (GPUs, batches, step, efficiency) for 1, 2, 4 ... GPUs, where the batch can be shared.
+
+    Efficiency: the time of one GPU, over N times the time of N.
+    """
+    batch = global_batch_size or config.global_batch_size
+    rows: list[tuple[int, BatchPlan, StepTime, float]] = []
+    for num_gpus in (2**i for i in range(_LARGEST.bit_length())):
+        for micro in dict.fromkeys((config.micro_batch_size, 0)):
+            try:
+                batches = plan_batches(batch, micro, num_gpus, largest_micro_batch(config))
+            except UsageError:
+                continue
+            step = predict(config, size, stage, batches)
+            alone = rows[0][2] if rows else step
+            rows.append((num_gpus, batches, step, alone.total / (num_gpus * step.total)))
+            break
+    return rows
+
+
+def _assumptions(config: PlanConfig, batches: BatchPlan) -> list[str]:
+    """Say what the figures rest on."""
+    again = config.activation_checkpointing
+    flops = polymer_flops(config.model) * (4 / 3 if again else 1)
+    return [
         "Assumed:",
         f"- {_ATOMS} heavy atoms a polymer, {flops / 1e9:.3g} GFLOP each: three times the forward"
-        + (", once more for layers computed again" if config.activation_checkpointing else ""),
-        f"- a step reaches {config.peak_fraction:.0%} of {config.peak_tflops:g} TFLOP/s, and "
-        "communication hides behind it",
-        f"- activations of {batches.micro_batch_size} polymers, layers {layers}: counted on a CPU, "
-        "an upper estimate for a GPU",
-        f"- {_CORE_HOURS_PER_MILLION['full']} core-hours for a million polymers with everything, "
-        f"{_CORE_HOURS_PER_MILLION['topology']} for topology; {_BYTES_PER_POLYMER:,} bytes a "
-        "polymer with everything; measured",
+        + (", once more for layers computed again" if again else ""),
+        f"- products reach {config.peak_fraction:.0%} of {config.peak_tflops:g} TFLOP/s; a layer "
+        f"costs {config.layer_overhead_ms:g} ms in a micro-batch besides",
+        f"- {config.gpus_per_node} GPUs a machine; {config.nvlink_gb_s:g} GB/s from a GPU inside "
+        f"it, {config.network_gb_s:g} GB/s from a machine, {config.latency_us:g} us a collective",
+        "- gradients are reduced during the backward pass, and stage 3 gathers weights during both "
+        "passes; stage 0, and 1 in bf16, reduces after it; stages 1 and 2 gather after the step",
+        f"- a rank's loader makes {config.loader_per_s:,.0f} polymers a second, beside the GPU",
+        f"- activations of {batches.micro_batch_size} polymers, layers "
+        f"{'computed again' if again else 'kept'}: counted on a CPU, an upper estimate for a GPU",
+        f"- {_CORE_HOURS_PER_MILLION[config.content]} core-hours for a million polymers and "
+        f"{_BYTES_PER_POLYMER[config.content]:,} bytes a polymer at content={config.content}; "
+        "measured",
         "- checkpoints: two, and a third while it is written, 12 bytes a parameter",
         "- not counted: the CUDA context and libraries, 1 to 2 GB",
     ]
 
 
-def _memory_table(config: PlanConfig, size: int, chosen: int, micro_batch: int) -> list[str]:
+def memory_of(
+    config: PlanConfig, size: ModelSize, stage: int, batches: BatchPlan
+) -> dict[str, float]:
+    """Return the bytes of one GPU by what they are for."""
+    held = state_bytes(size.parameters, batches.world_size, stage, config.precision)
+    is_offloaded = config.zero.offload == "optimizer" and stage > 0
+    # Two, so that one is filled while the other is reduced; or one, of gradients joined for it.
+    buckets = 2 * min(size.parameters, config.zero.bucket_elements)
+    if reduces_at_end(stage, config.precision, is_offloaded):
+        buckets = min(size.parameters, REDUCTION_BUFFER)
+    width = 4 if config.precision == "fp32" else 2
+    return {
+        "weights": held.parameters,
+        "gathered": width * live_weights(size, stage),
+        "gradients": held.gradients,
+        "moments": 0 if is_offloaded else held.optimizer,
+        "fp32 copy": 0 if is_offloaded else held.master,
+        "buckets": 4 * buckets,
+        "activations": activation_bytes(
+            config.model,
+            batches.micro_batch_size,
+            config.precision,
+            config.activation_checkpointing,
+        ),
+    }
+
+
+def _memory_table(
+    config: PlanConfig, size: ModelSize, chosen: int, batches: BatchPlan
+) -> list[str]:
     """Return GB of one GPU by stage; the one that would run is marked."""
-    columns = ("weights", "gradients", "moments", "fp32 copy", "buckets", "activations", "total")
-    lines = ["GB of a GPU  " + "".join(f"{name:>12}" for name in columns)]
-    active = activation_bytes(
-        config.model, micro_batch, config.precision, config.activation_checkpointing
-    )
-    for stage in range(0 if config.precision == "fp32" else 1, 4):
-        held = state_bytes(size, config.num_gpus, stage, config.precision)
-        is_offloaded = config.zero.offload == "optimizer" and stage > 0
-        cells = [
-            held.parameters,
-            held.gradients,
-            0 if is_offloaded else held.optimizer,
-            0 if is_offloaded else held.master,
-            2 * 4 * min(size, config.zero.bucket_elements) if stage > 0 else 0,
-            active,
-        ]
-        total = sum(cells)
+    rows = {
+        stage: memory_of(config, size, stage, batches)
+        for stage in range(0 if config.precision == "fp32" else 1, 4)
+    }
+    names = [*rows[chosen], "total"]
+    lines = ["GB of a GPU  " + "".join(f"{name:>12}" for name in names)]
+    for stage, cells in rows.items():
+        total = sum(cells.values())
         fits = "" if total <= config.gpu_gb * GB else "  does not fit"
-        row = "".join(f"{cell / GB:>12.3g}" for cell in (*cells, total))
+        row = "".join(f"{cell / GB:>12.3g}" for cell in (*cells.values(), total))
         lines.append(f"{'->' if stage == chosen else '  '} stage {stage}   {row}{fits}")
     return lines

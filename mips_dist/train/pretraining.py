@@ -1,4 +1,4 @@
-"""Pre-training by masked atoms: what comes before the loop, the loop, one step, the end."""
+"""Pre-training by masked atoms: what comes before the loop, and the loop."""
 
 import hashlib
 import os
@@ -15,17 +15,14 @@ from mips_dist.data.reader import ShardReader
 from mips_dist.data.schema import check_shards, model_schema
 from mips_dist.data.shards import Manifest, read_manifest
 from mips_dist.errors import MipsError, UsageError
-from mips_dist.model.bundle import save_bundle
 from mips_dist.model.mips import MaskedAtomModel, MipsConfig
 from mips_dist.train import engine
-from mips_dist.train.batch_plan import (
-    LARGEST_ON_CPU,
-    LARGEST_ON_GPU,
-    BatchPlan,
-    plan_batches,
-)
+from mips_dist.train.batch_plan import LARGEST_ON_CPU, BatchPlan, largest_on_gpu, plan_batches
+from mips_dist.train.describe import describe, page
 from mips_dist.train.engine import TrainEngine
 from mips_dist.train.feed import Feed
+from mips_dist.train.finish import finish
+from mips_dist.train.flops import measure_peak, step_flops
 from mips_dist.train.metrics import Recorder
 from mips_dist.train.optim import make_adam
 from mips_dist.train.plan import activation_bytes, count_parameters
@@ -37,7 +34,7 @@ from mips_dist.train.run_dir import RunDir
 from mips_dist.train.signals import StopSignal
 from mips_dist.train.skipped import record_skipped
 from mips_dist.train.step import PendingReport, train_step
-from mips_dist.train.validation import validate
+from mips_dist.train.validation import Validation, validate
 from mips_dist.train.watchdog import Watchdog
 from mips_dist.train.zero import choose_stage
 
@@ -99,6 +96,8 @@ def train(config: PretrainConfig) -> int:
 def train_on(config: PretrainConfig, ranks: Ranks, watchdog: Watchdog) -> int:
     """Train on ranks that have found each other; see `train`."""
     run = prepare(config, ranks)
+    # Before looking at checkpoints: a process that is about to end may still write one.
+    ranks.share(lambda: run.folder.lock(config))
     first_step = ranks.share(lambda: find_checkpoint(run))
     if ranks.share(lambda: is_finished(run, first_step)):
         return 0
@@ -106,10 +105,14 @@ def train_on(config: PretrainConfig, ranks: Ranks, watchdog: Watchdog) -> int:
     trainer = build_engine(run)
     loader = ranks.together(lambda: build_loader(run))
     state, probe = restore(run, first_step, trainer)
-    recorder = Recorder(run.folder.tensorboard, first_step, config.num_steps, ranks.is_main)
+    peak = measure_peak(ranks, trainer.dtype)
+    recorder = Recorder(
+        run.folder.tensorboard, first_step, config.num_steps, ranks.is_main, peak, ranks.device
+    )
     with StopSignal() as stop, recorder, dead_workers_in_words():
-        for line in [*changes, *describe(run, loader)]:
+        for line in [*changes, *describe(run, loader, peak)]:
             recorder.say(line)
+        recorder.text("run", page(run, loader, peak, first_step))
         return train_loop(run, trainer, loader, state, probe, recorder, stop, watchdog)
 
 
@@ -128,39 +131,65 @@ def train_loop(
     feed = open_feed(run, loader, state.step)
     on_gpu = run.ranks.device.type == "cuda"
     pending: PendingReport | None = None
+    work = 0.0
     is_stopped = False
 
     def settle() -> None:
         nonlocal pending, is_stopped
         if pending is not None:
             report, is_stopped = pending.read()
-            recorder.step(pending.step, report)
+            recorder.step(pending.step, report, work)
             pending = None
 
+    # A run that was stopped at once, or killed at its end, owes what its last step asked for.
+    result = validate_if_due(run, trainer, loader, state, recorder)
     while state.step < config.num_steps:
         watchdog.progress(state.step + 1)
         pending, batches = train_step(run, trainer, feed, state, stop, settle)
+        work = step_flops(run.model, batches, run.ranks)
         is_last = state.step == config.num_steps
         is_saved = is_last or state.step % config.checkpoint_every == 0
-        is_validated = state.step % config.validate_every == 0 and not is_last
         # A GPU has its next step before it is asked about this one.
-        if not on_gpu or is_saved or is_validated or state.skipped_in_a_row:
+        if not on_gpu or is_saved or is_validation_due(run, state) or state.skipped_in_a_row:
             report = pending.read()[0]
             settle()
             if state.skipped_in_a_row:
                 line = record_skipped(run, state.step, state.skipped_in_a_row, report, batches)
                 recorder.say(line)
+        if not is_stopped:
+            result = validate_if_due(run, trainer, loader, state, recorder)
         if is_stopped or is_saved:
+            # After the validation, so that what a checkpoint says of it is on the disk.
             settle()
             recorder.flush()
             save(run, trainer, state, probe)
         if is_stopped:
             recorder.say(f"stopped after step {state.step}; the same command continues from there")
             return 130
-        if is_validated:
-            recorder.validation(state.step, validate(trainer, loader).scalars())
-    finish(run, trainer, loader, state, recorder)
+    finish(run, trainer, loader, state, recorder, result or validate(trainer, loader))
     return 0
+
+
+def is_validation_due(run: Run, state: TrainState) -> bool:
+    """Whether this step asks for a validation that was not made yet."""
+    is_asked = state.step % run.config.validate_every == 0 or state.step == run.config.num_steps
+    return is_asked and state.validated != state.step
+
+
+def validate_if_due(
+    run: Run,
+    trainer: TrainEngine,
+    loader: MaskedAtomLoader,
+    state: TrainState,
+    recorder: Recorder,
+) -> Validation | None:
+    """Measure on the held-out polymers where it is due."""
+    if not is_validation_due(run, state):
+        return None
+    result = validate(trainer, loader)
+    recorder.validation(state.step, result)
+    state.validated = state.step
+    return result
 
 
 # ---- before the loop
@@ -194,12 +223,11 @@ def prepare(config: PretrainConfig, ranks: Ranks) -> Run:
 
 
 def largest_micro_batch(config: PretrainConfig, model: MipsConfig, device: torch.device) -> int:
-    """Return the polymers of a micro-batch whose activations take no more than half of a GPU."""
+    """Return the polymers of a micro-batch that is chosen here, at most."""
     if device.type == "cpu":
         return LARGEST_ON_CPU
-    room = torch.cuda.get_device_properties(device).total_memory // 2
     one = activation_bytes(model, 1, config.precision, config.activation_checkpointing)
-    return max(1, min(LARGEST_ON_GPU, int(room / one)))
+    return largest_on_gpu(torch.cuda.get_device_properties(device).total_memory, one)
 
 
 def open_corpus(config: PretrainConfig) -> Corpus:
@@ -293,67 +321,3 @@ def open_feed(run: Run, loader: MaskedAtomLoader, first_step: int) -> Feed:
         num_workers = max(1, min(_MOST_LOADER_WORKERS, share)) if on_gpu else 0
     steps = range(first_step, run.config.num_steps)
     return Feed(loader.steps(steps, num_workers), ranks.device)
-
-
-def describe(run: Run, loader: MaskedAtomLoader) -> list[str]:
-    """Say what runs, what was derived, and what was left out."""
-    config = run.config
-    lines = [
-        f"{len(loader.training_samples):,} polymers to train on, "
-        f"{loader.num_held_out:,} held out ({len(loader.held_out_samples):,} for validation); "
-        f"{run.ranks.device.type}, {config.precision}, ZeRO stage {run.stage[0]} ({run.stage[1]}), "
-        f"offload {config.zero.offload}",
-        str(run.plan),
-    ]
-    missing = [name for name in config.model.descriptors if name not in run.model.descriptors]
-    if missing:
-        lines.append(f"the shards have no {', '.join(missing)}: the model runs without that branch")
-    return lines
-
-
-# ---- after the loop
-
-
-def finish(
-    run: Run,
-    trainer: TrainEngine,
-    loader: MaskedAtomLoader,
-    state: TrainState,
-    recorder: Recorder,
-) -> None:
-    """Measure the held-out loss and write the model directory."""
-    result = validate(trainer, loader)
-    recorder.validation(state.step, result.scalars())
-    weights = {name: whole["weight"] for name, whole in trainer.full_state() if run.ranks.is_main}
-    metrics: dict[str, Any] = {f"held_out_{k}": v for k, v in result.scalars().items()}
-    metrics |= {
-        "held_out_masked_atoms": result.num_masked,
-        "steps": state.step,
-        "steps_skipped": state.num_skipped,
-        "polymers_seen": state.step * run.config.global_batch_size,
-        "precision": run.config.precision,
-    }
-    trained_on = (
-        f"{len(loader.training_samples):,} polymers of {run.corpus.manifest.input['name']} "
-        f"(shards sha256 {run.corpus.digest[:16]}), {state.step:,} steps of "
-        f"{run.config.global_batch_size:,}."
-    )
-
-    def write() -> None:
-        model = MaskedAtomModel(run.model)
-        model.load_state_dict(weights)
-        save_bundle(
-            run.folder.model,
-            model,
-            feature_schema=run.identity()["feature_schema"],
-            metrics=metrics,
-            trained_on=trained_on,
-        )
-
-    run.ranks.share(write)
-    if result.loss is not None and result.class_entropy is not None:
-        recorder.say(
-            f"held-out masked-atom loss {result.loss:.4f} nats; knowing the class frequencies "
-            f"alone: {result.class_entropy:.4f} (ratio {result.loss / result.class_entropy:.2f})"
-        )
-    recorder.say(f"model: {run.folder.model}")

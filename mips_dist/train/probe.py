@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mips_dist.data.batch import PolymerBatch, collate
 from mips_dist.data.masking import atom_mask
-from mips_dist.data.shards import read_blocks
+from mips_dist.data.reader import ShardReader
+from mips_dist.data.shards import Manifest
 from mips_dist.errors import MipsError
 from mips_dist.model.mips import MipsConfig
 from mips_dist.train.engine import TrainEngine
@@ -35,16 +37,15 @@ class Probe:
     batch: PolymerBatch
 
     @classmethod
-    def first_of(cls, shards: str, model: MipsConfig) -> "Probe":
+    def first_of(cls, shards: str, manifest: Manifest, model: MipsConfig) -> "Probe":
         """Take the first polymers of the shards, some of their atoms masked, always the same."""
-        blocks = read_blocks(
+        reader = ShardReader(
             shards,
+            manifest.shards[:1],
             groups=model.descriptors,
             with_bonds=model.bond_path_bias,
-            with_conformer=False,
-            verify=False,
         )
-        block = next(blocks)
+        (block,) = reader.read(np.zeros(1, np.int64))
         block = block.select(range(min(_NUM_POLYMERS, len(block))))
         mask = atom_mask(0, 0, block.row, block.num_atoms, _MASKED)
         mask[0] = True  # however small they are

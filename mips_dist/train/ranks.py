@@ -51,7 +51,6 @@ class Ranks:
             try:
                 box[0] = make()
             except MipsError as error:
-                box[1] = error
                 dist.broadcast_object_list([None, error.exit_code], src=0)
                 raise
         dist.broadcast_object_list(box, src=0)

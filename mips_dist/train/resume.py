@@ -17,12 +17,14 @@ class TrainState:
     """Where the run is; everything else follows from it and the configuration.
 
     ``step`` optimizer steps done; ``num_skipped`` of them were not applied because a loss or
-    gradient was not finite, the last ``skipped_in_a_row`` one after the other.
+    gradient was not finite, the last ``skipped_in_a_row`` one after the other; ``validated`` the
+    last step whose validation is on record.
     """
 
     step: int = 0
     num_skipped: int = 0
     skipped_in_a_row: int = 0
+    validated: int = 0
 
 
 def find_checkpoint(run: "Run") -> int:
@@ -58,7 +60,10 @@ def restore(run: "Run", step: int, trainer: TrainEngine) -> tuple[TrainState, Pr
     """Load the checkpoint of a step into the engine, and let it prove itself; or begin at 0."""
     if step == 0:
         # Rank 0 reads; the shards may lie far away.
-        return TrainState(), run.ranks.share(lambda: Probe.first_of(run.config.shards, run.model))
+        corpus = run.corpus.manifest
+        return TrainState(), run.ranks.share(
+            lambda: Probe.first_of(run.config.shards, corpus, run.model)
+        )
     stored = checkpoint.open_at(run.folder.checkpoints, step)
     trainer.load_full_state(stored.read, stored.state["adam_steps"])
     probe, known = Probe.from_tensors(stored.probe()), stored.state["probe"]

@@ -1,6 +1,7 @@
 """The folder of a pre-training run: begun, continued or refused, never mixed."""
 
 import fcntl
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -12,6 +13,13 @@ from mips_dist.errors import MipsError
 from mips_dist.model.bundle import is_complete
 
 _CONFIG = "config.yaml"
+_LOCK = ".lock"
+# What a process that was killed at its start leaves in a folder that is no run yet.
+_BEGUN = {_LOCK, f".{_CONFIG}.partial", ".build"}
+
+# Ranks whose launcher was killed need some seconds to notice it (see launcher.py).
+_LOCK_SECONDS = 15.0
+_POLL_SECONDS = 0.2
 
 # Keys of PretrainConfig that a continued run may change; every other one would mix two runs.
 # `shards` is compared by content, not by path.
@@ -43,8 +51,42 @@ class RunDir:
         self.model = path / "model"
         self._lock: IO[str] | None = None
 
+    def lock(self, config: Any) -> None:
+        """Create the folder, or check that it is of this run, and keep others out; rank 0 only.
+
+        A process that is about to end is waited for, some seconds.
+
+        Raises
+        ------
+        MipsError
+            The folder is of something else, of another run, or in use.
+        """
+        self.check(config)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / _LOCK).open("a")
+        deadline = time.monotonic() + _LOCK_SECONDS
+        is_waiting = False
+        while not self._try_lock():
+            if time.monotonic() > deadline:
+                raise MipsError(
+                    f"another process is training in run_dir={self.path}; wait for it or stop it"
+                )
+            if not is_waiting:
+                print(f"run_dir={self.path} is in use, waiting up to {_LOCK_SECONDS:.0f} s for it")
+                is_waiting = True
+            time.sleep(_POLL_SECONDS)
+
+    def _try_lock(self) -> bool:
+        assert self._lock is not None
+        try:
+            # The system frees it however the process ends, so a lock is never stale.
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
     def open(self, config: Any) -> list[str]:
-        """Create the folder, or check that it is of this run; rank 0 only.
+        """Begin or continue the run in a folder that `lock` has locked; rank 0 only.
 
         Parameters
         ----------
@@ -58,19 +100,10 @@ class RunDir:
         Raises
         ------
         MipsError
-            The folder is of something else, of another run, or in use.
+            The folder is of something else or of another run.
         """
         stored = self._stored_config()
         changes = [] if stored is None else _compare(stored, asdict(config), self.path)
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / ".lock").open("w")
-        try:
-            # The system frees it however the process ends, so a lock is never stale.
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise MipsError(
-                f"another process is training in run_dir={self.path}; wait for it or stop it"
-            ) from error
         save_resolved(config, self.path / _CONFIG)
         return changes
 
@@ -87,7 +120,7 @@ class RunDir:
     def _stored_config(self) -> dict[str, Any] | None:
         path = self.path / _CONFIG
         if not path.is_file():
-            if self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir()):
+            if self.path.is_dir() and any(p.name not in _BEGUN for p in self.path.iterdir()):
                 raise MipsError(
                     f"run_dir={self.path} exists and is no pre-training run; choose another"
                 )

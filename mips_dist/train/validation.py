@@ -1,7 +1,7 @@
-"""Held-out masked atoms: the loss, and what it must be compared with."""
+"""Held-out masked atoms: the loss, what it must be compared with, and which element is which."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,19 +13,30 @@ from mips_dist.train.engine import TrainEngine
 from mips_dist.train.objective import class_entropy, masked_atom_loss
 
 
+def _nothing_counted() -> Tensor:
+    return torch.zeros(NUM_ATOM_CLASSES, NUM_ATOM_CLASSES, dtype=torch.int64)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Validation:
     """Held-out masked atoms, in nats per atom; None where there is nothing to measure.
 
     ``loss_topology`` is the loss with every descriptor group switched off, as descriptors tell of
     the masked atoms. ``class_entropy`` is the loss of knowing nothing but the class frequencies.
+    ``confusion`` (101, 101) int64 counts the atoms of each class (row) that were taken for each
+    (column), over all ranks, descriptors on.
     """
 
     loss: float | None = None
     accuracy: float | None = None
     loss_topology: float | None = None
     class_entropy: float | None = None
-    num_masked: int = 0
+    confusion: Tensor = field(default_factory=_nothing_counted)
+
+    @property
+    def num_masked(self) -> int:
+        """Return the number of masked atoms."""
+        return int(self.confusion.sum())
 
     def scalars(self) -> dict[str, float]:
         """Return the numbers there are, by name."""
@@ -43,8 +54,8 @@ def validate(trainer: TrainEngine, loader: MaskedAtomLoader) -> Validation:
     """Measure on the held-out polymers, with the same masks at every call; all ranks must call."""
     if not len(loader.held_out_samples):
         return Validation()
-    loss_sum, correct, classes = _evaluate(trainer, loader.validation_batches())
-    count = float(classes.sum())
+    loss_sum, confusion = _evaluate(trainer, loader.validation_batches())
+    count = float(confusion.sum())
     if not count:
         return Validation()
     topology = None
@@ -53,26 +64,37 @@ def validate(trainer: TrainEngine, loader: MaskedAtomLoader) -> Validation:
         topology = _evaluate(trainer, hidden)[0] / count
     return Validation(
         loss=loss_sum / count,
-        accuracy=correct / count,
+        accuracy=float(confusion.trace()) / count,
         loss_topology=topology,
-        class_entropy=class_entropy(classes),
-        num_masked=int(count),
+        class_entropy=class_entropy(confusion.sum(1)),
+        confusion=confusion,
     )
 
 
 @torch.no_grad()
-def _evaluate(trainer: TrainEngine, batches: Iterable[PolymerBatch]) -> tuple[float, float, Tensor]:
-    """Return summed loss, correct atoms and the count of each class (101,), over all ranks."""
-    loss_sum, num_correct = 0.0, 0
-    counts = torch.zeros(NUM_ATOM_CLASSES, dtype=torch.int64)
+def _evaluate(trainer: TrainEngine, batches: Iterable[PolymerBatch]) -> tuple[float, Tensor]:
+    """Return the summed loss and the confusion (101, 101) of true and predicted classes."""
+    device = trainer.ranks.device
+    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+    counts = torch.zeros(NUM_ATOM_CLASSES**2, dtype=torch.int64, device=device)
     trainer.module.eval()
     for batch in batches:
-        placed = batch.to(trainer.ranks.device)
-        classes = masked_classes(placed)
-        loss = masked_atom_loss(trainer.module(placed), classes)
-        loss_sum += float(loss.loss_sum)
-        num_correct += int(loss.num_correct)
-        counts += torch.bincount(classes.cpu(), minlength=NUM_ATOM_CLASSES)
+        placed = batch.to(device)
+        classes, logits = masked_classes(placed), trainer.module(placed)
+        loss_sum += masked_atom_loss(logits, classes).loss_sum
+        counts += count_pairs(classes, logits.argmax(dim=-1))
     trainer.module.train()
-    total_loss, total_correct, *totals = trainer.ranks.sum(loss_sum, num_correct, *counts.tolist())
-    return total_loss, total_correct, torch.tensor(totals, dtype=torch.float64)
+    total, *totals = trainer.ranks.sum(float(loss_sum), *counts.tolist())
+    confusion = torch.tensor(totals, dtype=torch.float64).long()
+    return total, confusion.view(NUM_ATOM_CLASSES, NUM_ATOM_CLASSES)
+
+
+def count_pairs(true: Tensor, predicted: Tensor) -> Tensor:
+    """Count how often each class (row) was taken for each (column): (101 * 101,) int64.
+
+    Parameters
+    ----------
+    true, predicted
+        (M,) int64 in 0..100.
+    """
+    return torch.bincount(true * NUM_ATOM_CLASSES + predicted, minlength=NUM_ATOM_CLASSES**2)

@@ -6,8 +6,10 @@ from mips_dist.errors import UsageError
 
 OFFLOADS = ("none", "optimizer")
 
-# Parameters up to which a stage is the default. Stage 1 costs no extra communication. Beyond the
-# first limit the gradients in fp32 begin to count, beyond the second the weights themselves.
+# Parameters up to which a stage is the default. Stage 1 sends half as much again as stage 0 and
+# shares out the moments; stage 2 sends gradients for every micro-batch instead of
+# once, stage 3 also weights (docs/scaling.md). Beyond the first limit the gradients in fp32 begin
+# to count, beyond the second the weights themselves.
 _LARGEST_FOR_STAGE = {1: 150_000_000, 2: 500_000_000}
 
 
@@ -23,8 +25,10 @@ class ZeroConfig:
         "optimizer": Adam's moments and the fp32 weights live in the memory of the CPU, which also
         takes the step (stages 1 to 3); "none".
     bucket_elements
-        Numbers that one reduction or gather carries. The default gives a few collectives per step
-        for the base preset, and a buffer that is small beside the training state.
+        Numbers that one reduction carries, of stage 3 also a gather; a larger weight goes by
+        itself. Stage 0, and 1 in bf16, have buffers of DeepSpeed's size, and stages 1 and 2 gather
+        all weights at once. The default gives two reductions per step for the base preset, and a
+        buffer that is small beside the training state.
     """
 
     stage: int | None = None

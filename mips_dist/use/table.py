@@ -1,19 +1,16 @@
 """A csv of polymers in, the same rows with more columns out."""
 
-import csv
-import gzip
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from io import TextIOWrapper
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
 
 from mips_dist.chem.psmiles import InvalidPolymer, canonicalize
-from mips_dist.data.files import replacing
-from mips_dist.data.records import DECODING_ERRORS, find_column, read_csv
+from mips_dist.data.files import table
+from mips_dist.data.records import find_column, read_csv
 from mips_dist.errors import UsageError
 
 
@@ -111,14 +108,5 @@ class PolymerTable:
                 raise UsageError(
                     f"{self.path} has a column {name} already, which would be added; rename it"
                 )
-        with replacing(output) as raw:
-            # No name and no time in the gzip header: equal rows give equal bytes.
-            is_gzip = output.suffix == ".gz"
-            packed = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if is_gzip else raw
-            file = TextIOWrapper(packed, encoding="utf-8", errors=DECODING_ERRORS, newline="")
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([*self.header, *columns])
+        with table(output, [*self.header, *columns]) as writer:
             writer.writerows(rows)
-            file.detach()  # writes what is left, and leaves the file open
-            if is_gzip:
-                packed.close()

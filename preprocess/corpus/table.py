@@ -1,14 +1,10 @@
 """The csv that a corpus command writes: one column ``psmiles``, there whole or not at all."""
 
-import csv
-import gzip
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, cast
 
+from mips_dist.data.files import table
 from mips_dist.errors import UsageError
 
 
@@ -35,16 +31,5 @@ def polymer_table(output: Path) -> Iterator[Callable[[str], None]]:
     if not output.name.lower().endswith((".csv", ".csv.gz")):
         raise UsageError(f"output={output} is no csv; give a name that ends in .csv or .csv.gz")
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as raw:
-            # No name and no time in the gzip header: equal rows give equal bytes.
-            is_gzip = output.suffix.lower() == ".gz"
-            packed = gzip.GzipFile("", "wb", 6, raw, mtime=0) if is_gzip else raw
-            with TextIOWrapper(cast(IO[bytes], packed), encoding="utf-8", newline="") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerow(["psmiles"])
-                yield lambda psmiles: writer.writerow([psmiles])
-        partial.replace(output)
-    finally:
-        partial.unlink(missing_ok=True)
+    with table(output, ["psmiles"]) as writer:
+        yield lambda psmiles: writer.writerow([psmiles])

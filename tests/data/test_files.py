@@ -1,6 +1,7 @@
 """A file is the old one or the new one, and nothing is left beside it."""
 
 import errno
+import gzip
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mips_dist.data.files import replacing, write_atomically
+from mips_dist.data.files import replacing, table, write_atomically
 
 
 def test_the_new_file_replaces_the_old_one(tmp_path: Path) -> None:
@@ -68,3 +69,25 @@ def test_contents_reach_the_disk_before_the_name(
     monkeypatch.setattr(os, "fsync", recorded)
     write_atomically(path, b"x")
     assert steps == [(str(tmp_path / ".a.txt.partial"), False), (str(tmp_path), True)]
+
+
+def test_a_table_is_whole_or_absent_and_equal_rows_give_equal_bytes(tmp_path: Path) -> None:
+    rows = [["*CC*", "a,b"], ["*C\udcff*", "ü"]]  # a byte that was no UTF-8
+
+    def write(path: Path, fails: bool = False) -> bytes:
+        with table(path, ["psmiles", "note"]) as writer:
+            writer.writerows(rows)
+            if fails:
+                raise KeyboardInterrupt
+        return path.read_bytes()
+
+    plain = write(tmp_path / "a.csv")
+    assert plain == b'psmiles,note\n*CC*,"a,b"\n*C\xff*,\xc3\xbc\n'
+    packed = write(tmp_path / "a.csv.gz")
+    assert gzip.decompress(packed) == plain
+    assert write(tmp_path / "b.csv.gz") == packed
+    for name in ("a.csv.gz", "c.csv"):
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path / name, fails=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.csv", "a.csv.gz", "b.csv.gz"]
+    assert (tmp_path / "a.csv.gz").read_bytes() == packed

@@ -16,7 +16,8 @@ from mips_dist.data.loader import MaskedAtomLoader
 from mips_dist.data.reader import ShardReader
 from mips_dist.data.shards import Manifest, load
 from mips_dist.errors import MipsError
-from tests.data.shard_folder import copies, cut, write_shards
+from tests.data.shard_folder import copies, cut
+from tests.shard_folder import write_blocks
 
 GROUPS = ["rdkit_2d", "atom_pair_3d"]
 WINDOW = 20  # samples: five windows; a step of 24 lies in two or three
@@ -32,7 +33,7 @@ def many(block: PolymerBlock) -> PolymerBlock:
 def folder(many: PolymerBlock, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
     """The same in twelve blocks of three shards."""
     path = tmp_path_factory.mktemp("shards")
-    return path, write_shards(path, cut(many, 8, 5))
+    return path, write_blocks(path, cut(many, 8, 5))
 
 
 class CountingReader(ShardReader):
@@ -169,7 +170,7 @@ def test_steps_made_ahead_are_the_steps(reader: ShardReader, num_workers: int) -
 
 
 def test_memory_is_that_of_two_windows(block: PolymerBlock, tmp_path: Path) -> None:
-    manifest = write_shards(tmp_path, cut(copies(block, 9600), 160, 20))
+    manifest = write_blocks(tmp_path, cut(copies(block, 9600), 160, 20))
     reader = ShardReader(tmp_path, manifest.shards, groups=GROUPS)
     tracemalloc.start()
     try:
@@ -242,7 +243,7 @@ def test_impossible_splits_are_refused(
         loaders(reader, 1, 1, 1, held_out_fraction=1.0)
     few = loaders(reader, 1, 1, 1)[0]
     part = many.select([*few.training_samples[:4], few.held_out_samples[0]])
-    manifest = write_shards(tmp_path, [[part]])
+    manifest = write_blocks(tmp_path, [[part]])
     with pytest.raises(MipsError, match="too few for 2 ranks"):
         loaders(ShardReader(tmp_path, manifest.shards, groups=[]), 2, 1, 2)
     nothing = loaders(reader, 1, 1, 1, held_out_fraction=0.0)[0]

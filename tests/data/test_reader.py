@@ -15,8 +15,9 @@ from mips_dist.data.members import BONDS, CONFORMER
 from mips_dist.data.reader import ShardReader
 from mips_dist.data.shards import Manifest, read_index, read_manifest
 from mips_dist.errors import MipsError, UsageError
-from tests.data.shard_folder import copies, cut, write_shards
+from tests.data.shard_folder import copies, cut
 from tests.preprocess.servers import http_server, s3_file_system
+from tests.shard_folder import write_blocks
 
 GROUPS = ["rdkit_2d", "atom_pair_3d"]
 EVERY = np.arange(12)
@@ -26,7 +27,7 @@ EVERY = np.arange(12)
 def original(block: PolymerBlock, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve blocks in three shards."""
     folder = tmp_path_factory.mktemp("original") / "shards"
-    write_shards(folder, cut(copies(block, 96), 8, 5))
+    write_blocks(folder, cut(copies(block, 96), 8, 5))
     return folder
 
 
@@ -266,6 +267,6 @@ def test_a_cache_that_cannot_be_written_is_one_line(folder: Path, tmp_path: Path
 
 
 def test_a_manifest_of_no_shards(original: Path, tmp_path: Path) -> None:
-    manifest: Manifest = write_shards(tmp_path, [])
+    manifest: Manifest = write_blocks(tmp_path, [])
     with pytest.raises(MipsError, match=r"hold no polymer; see rejects\.csv"):
         ShardReader(tmp_path, manifest.shards, groups=[])

@@ -17,7 +17,7 @@ from mips_dist.data.shards import (
     read_manifest,
 )
 from mips_dist.errors import MipsError, UsageError
-from tests.data.shard_folder import write_shards
+from tests.shard_folder import write_blocks
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def shard_dir(tmp_path: Path, block: PolymerBlock) -> Path:
         [block.select(range(5)), block.select(range(5, 9))],
         [block.select(range(9, 12))],
     ]
-    manifest = write_shards(tmp_path, contents)
+    manifest = write_blocks(tmp_path, contents)
     assert read_manifest(tmp_path) == manifest
     return tmp_path
 

@@ -60,10 +60,11 @@ def test_packs_hold_whole_polymers_side_by_side(capacity):
     assert num_packs <= 1.1 * np.ceil(sizes.sum() / capacity) + 1
 
 
-def test_pack_grows_to_the_largest_polymer(graphs):
+def test_packs_double_until_the_largest_polymer_fits(graphs):
     largest = max(len(g.is_backbone) for g in graphs)
     batch = batch_of([Sample(g) for g in graphs], pack_size=2)
-    assert batch.pack_size == largest
+    assert batch.pack_size in {2**power for power in range(1, 10)}
+    assert largest <= batch.pack_size < 2 * largest
 
 
 def test_descriptors_are_unpacked_with_their_validity(graphs):

@@ -1,0 +1,79 @@
+"""The configuration of `mips plan`; its values stand in configs/plan.yaml."""
+
+from dataclasses import dataclass, field
+
+from mips_dist.model.mips import MipsConfig
+from mips_dist.train.pretrain_config import PRECISIONS
+from mips_dist.train.zero import ZeroConfig
+
+CONTENTS = ("full", "descriptors", "topology")
+
+
+@dataclass(kw_only=True, slots=True)
+class PlanConfig:
+    """What is to be trained, on what; constants of GPUs stand in configs/plan.yaml alone.
+
+    Attributes
+    ----------
+    model, zero, precision, num_steps, global_batch_size, micro_batch_size, activation_checkpointing
+        As in `PretrainConfig`.
+    num_gpus, gpus_per_node, gpu_gb
+        GPUs, GPUs of a machine, and memory of one GPU in 10^9 bytes.
+    peak_tflops, peak_fraction
+        10^12 operations a second of one GPU, and the part of it that products reach in training.
+    layer_overhead_ms
+        What a layer costs in a micro-batch, forward and backward, however few polymers there are.
+    memory_gb_s, nvlink_gb_s, network_gb_s
+        10^9 bytes a second: of a GPU's memory, from a GPU to others of its machine, and from a
+        machine to others.
+    latency_us
+        Of a collective of nearly nothing between two GPUs.
+    loader_per_s
+        Polymers a second that a rank's loader makes ready.
+    polymers, content
+        Size of the corpus, and what preprocessing makes of it: full, descriptors or topology.
+    """
+
+    model: MipsConfig = field(default_factory=MipsConfig)
+    zero: ZeroConfig = field(default_factory=ZeroConfig)
+    precision: str = "bf16"
+    num_steps: int = 20_000
+    global_batch_size: int = 1024
+    micro_batch_size: int = 0
+    activation_checkpointing: bool = False
+    num_gpus: int = 8
+    gpus_per_node: int = 8
+    gpu_gb: float
+    peak_tflops: float
+    peak_fraction: float
+    layer_overhead_ms: float
+    memory_gb_s: float
+    nvlink_gb_s: float
+    network_gb_s: float
+    latency_us: float
+    loader_per_s: float
+    polymers: int = 1_000_000
+    content: str = "full"
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision={self.precision} must be one of {', '.join(PRECISIONS)}")
+        if self.content not in CONTENTS:
+            raise ValueError(f"content={self.content} must be one of {', '.join(CONTENTS)}")
+        for name in ("num_steps", "global_batch_size", "num_gpus", "gpus_per_node", "polymers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("layer_overhead_ms", "latency_us"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        for name in (
+            "gpu_gb",
+            "peak_tflops",
+            "peak_fraction",
+            "memory_gb_s",
+            "nvlink_gb_s",
+            "network_gb_s",
+            "loader_per_s",
+        ):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
