@@ -124,13 +124,20 @@ class Drill:
         # Half of the kills fall into the start, the others into steps after the next checkpoint.
         is_early = bool(before) and self.chance.random() < 0.5
         wait = self.chance.uniform(0.0, self.start_seconds if is_early else LATEST)
-        deadline = time.monotonic() + LONGEST_START
-        while not is_early and not checkpoints(self.run_dir).items() - before.items():
-            if launcher.poll() is not None or time.monotonic() > deadline:
+        begin = time.monotonic()
+        while not checkpoints(self.run_dir).items() - before.items():
+            passed = time.monotonic() - begin
+            if is_early and passed > wait:
+                break
+            if launcher.poll() is not None or passed > LONGEST_START:
                 launcher.kill()
                 raise SystemExit(f"no checkpoint came, see {self.run_dir}.log")
             time.sleep(0.01)
-        time.sleep(wait)
+        else:
+            # As long as it takes now: other work on the machine comes and goes.
+            self.start_seconds = time.monotonic() - begin
+        if not is_early:
+            time.sleep(wait)
         if launcher.poll() is not None:
             return None
         self._check_ends()
