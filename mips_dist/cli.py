@@ -80,8 +80,8 @@ def plan(
     activation_checkpointing, zero.stage, zero.offload, zero.bucket_elements.
 
     On what: num_gpus, gpus_per_node; of a GPU gpu_gb (memory), peak_tflops,
-    peak_fraction (of it that products reach), layer_overhead_ms (of a layer
-    in a micro-batch, however small), memory_gb_s, loader_per_s (polymers);
+    peak_fraction (of it that a busy GPU reaches), layer_overhead_ms (of a
+    layer in a micro-batch, however small), memory_gb_s, loader_per_s (polymers);
     between GPUs nvlink_gb_s (inside a machine), network_gb_s (of a machine to
     others), latency_us.
 

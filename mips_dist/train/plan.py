@@ -264,8 +264,8 @@ def _assumptions(config: PlanConfig, batches: BatchPlan) -> list[str]:
         "Assumed:",
         f"- {_ATOMS} heavy atoms a polymer, {flops / 1e9:.3g} GFLOP each: three times the forward"
         + (", once more for layers computed again" if again else ""),
-        f"- a step reaches {config.peak_fraction:.0%} of {config.peak_tflops:g} TFLOP/s; a layer "
-        f"costs {config.layer_overhead_ms:g} ms in a micro-batch besides",
+        f"- a busy GPU reaches {config.peak_fraction:.0%} of {config.peak_tflops:g} TFLOP/s; a "
+        f"layer costs {config.layer_overhead_ms:g} ms in a micro-batch besides, however small",
         f"- {config.gpus_per_node} GPUs a machine; {config.nvlink_gb_s:g} GB/s from a GPU inside "
         f"it, {config.network_gb_s:g} GB/s from a machine, {config.latency_us:g} us a collective",
         "- gradients are reduced during the backward pass, and stage 3 gathers weights during both "

@@ -20,9 +20,11 @@ class PlanConfig:
     num_gpus, gpus_per_node, gpu_gb
         GPUs, GPUs of a machine, and memory of one GPU in 10^9 bytes.
     peak_tflops, peak_fraction
-        10^12 operations a second of one GPU, and the part of it that products reach in training.
+        10^12 operations a second of one GPU, and the part of it that a step reaches while the GPU
+        is busy, with products or with anything else.
     layer_overhead_ms
-        What a layer costs in a micro-batch, forward and backward, however few polymers there are.
+        What a layer adds to that time in a micro-batch, forward and backward, however few polymers
+        there are: the GPU waits for the processor.
     memory_gb_s, nvlink_gb_s, network_gb_s
         10^9 bytes a second: of a GPU's memory, from a GPU to others of its machine, and from a
         machine to others.

@@ -1,4 +1,4 @@
-"""What a training step costs on N ranks: products, optimizer, bytes on the wire, what hides them.
+"""What a training step costs on N ranks: its work, optimizer, bytes on the wire, what hides them.
 
 Arithmetic alone; docs/scaling.md derives it. That the collectives are those which DeepSpeed really
 starts, in kind, number and bytes, is a test; `scripts/bench_scaling.py` compares predicted steps
@@ -51,7 +51,7 @@ class Collective:
     num_bytes
         Of the whole tensor, all of them together.
     when
-        backward or gather: while products are computed; end: when none is left to hide behind.
+        backward or gather: during the passes; end: when none is left to hide behind.
     """
 
     kind: str
@@ -169,15 +169,16 @@ class Device:
     Attributes
     ----------
     flops_per_s
-        Operations a second of its products in training.
+        Operations of products a second, while it is busy with a step: all else that it does then
+        takes its part of that time.
     overhead
-        Seconds of a micro-batch however few polymers it has.
+        Seconds of a micro-batch however few polymers it has, added to those that it is busy.
     memory_bytes_per_s
         Of its memory, as the optimizer uses it.
     polymers_per_s
         That its loader makes ready meanwhile.
     overlaps
-        Whether collectives run while products do.
+        Whether collectives run while it computes.
     """
 
     flops_per_s: float
@@ -191,9 +192,9 @@ class Device:
 class StepTime:
     """Seconds of an optimizer step and what they are made of.
 
-    ``waiting`` is for the rank with the largest polymers, ``data`` for the loader;
-    ``communication`` is what the collectives would take alone, ``exposed`` the part of it that
-    nothing hides.
+    ``compute`` is what grows with the polymers, ``overhead`` what a micro-batch adds; ``waiting``
+    is for the rank with the largest polymers, ``data`` for the loader; ``communication`` is what
+    the collectives would take alone, ``exposed`` the part of it that nothing hides.
     """
 
     compute: float
@@ -208,7 +209,7 @@ class StepTime:
     def parts(self) -> dict[str, float]:
         """What the step is made of, by name."""
         return {
-            "products": self.compute,
+            "compute": self.compute,
             "fixed cost of micro-batches": self.overhead,
             "waiting for the largest polymers": self.waiting,
             "optimizer": self.optimizer,
