@@ -53,14 +53,14 @@ def table(first: dict[Cell, FoldResult], second: dict[Cell, FoldResult]) -> list
     for name in dict.fromkeys(cell.property for cell in shared):
         pairs = [(first[cell], second[cell]) for cell in shared if cell.property == name]
         gains = [b.r2 - a.r2 for a, b in pairs]
-        error = statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.nan
+        error = f" ± {statistics.stdev(gains) / math.sqrt(len(gains)):.3f}" if gains[1:] else ""
         r2, rmse, epoch = (
             [statistics.mean(getattr(pair[arm], key) for pair in pairs) for arm in (0, 1)]
             for key in ("r2", "rmse", "epoch")
         )
         lines.append(
             f"| {name} | {len(pairs)} | {r2[0]:.3f} | {r2[1]:.3f} | "
-            f"{statistics.mean(gains):+.3f} ± {error:.3f} | {sum(g > 0 for g in gains)} | "
+            f"{statistics.mean(gains):+.3f}{error} | {sum(g > 0 for g in gains)} | "
             f"{rmse[0]:.3g} | {rmse[1]:.3g} | {epoch[0]:.0f}, {epoch[1]:.0f} |"
         )
     return lines
