@@ -63,7 +63,8 @@ def test_the_kernel_counts_the_same_bytes(found, precision, stage):
     seen = found[f"{precision}-{stage}-1"]
     # gloo runs a reduce-scatter as an all-reduce: twice the bytes of a ring's.
     expected = seen["ring"] + seen["num_bytes"].get("reduce_scatter", 0) / 2
-    assert seen["sent"] == pytest.approx(expected, rel=0.02)
+    # Equal to 0.4 % as a rule; what a crowded machine sends again counts here too, never less.
+    assert 0.98 * expected < seen["sent"] < 1.1 * expected
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
