@@ -10,6 +10,7 @@ from mips_dist.model.bundle import save_bundle
 from mips_dist.model.mips import MaskedAtomModel
 from mips_dist.train.engine import TrainEngine
 from mips_dist.train.metrics import Recorder
+from mips_dist.train.record import training_record
 from mips_dist.train.resume import TrainState
 from mips_dist.train.validation import Validation
 
@@ -41,6 +42,8 @@ def finish(
         f"{run.config.global_batch_size:,}."
     )
 
+    record = training_record(run, loader)
+
     def write() -> None:
         model = MaskedAtomModel(run.model)
         model.load_state_dict(weights)
@@ -51,6 +54,7 @@ def finish(
                 feature_schema=run.identity()["feature_schema"],
                 metrics=metrics,
                 trained_on=trained_on,
+                training=record,
             )
         except (OSError, SafetensorError) as error:
             raise MipsError(
