@@ -70,7 +70,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def execute(argv: list[str], timeout: float = 240) -> Outcome:
+def execute(argv: list[str], timeout: float = 480) -> Outcome:
     done = subprocess.run(
         argv, env=environment(), capture_output=True, text=True, timeout=timeout, check=False
     )
