@@ -19,7 +19,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from bench_preprocess import corpus
 
 from mips_dist.config import compose
 from mips_dist.train import pretraining
-from mips_dist.train.flops import forward_flops
+from mips_dist.train.flops import forward_flops, own_clock
 from mips_dist.train.flops import matmul_rate as floor_rate
 from mips_dist.train.pretrain_config import PretrainConfig
 from mips_dist.train.signals import StopSignal
@@ -60,12 +59,7 @@ def measure(shards: str, run_dir: str, preset: str, precision: str, steps: int, 
     ranks = pretraining.engine.start(precision, 1, Path(run_dir) / ".build")
     on_gpu = ranks.device.type == "cuda"
 
-    def clock() -> float:
-        if on_gpu:
-            torch.cuda.synchronize()
-            return time.perf_counter()
-        return time.process_time()
-
+    clock = own_clock(ranks.device)
     run = pretraining.prepare(config, ranks)
     trainer = pretraining.build_engine(run)
     loader = pretraining.build_loader(run)

@@ -152,7 +152,8 @@ class LocalAttention(nn.Module):
         Whether softmax and both products are one kernel, for GPUs: biases are rounded to the type
         of the products.
     tile_kernel
-        `model.pack_attention`'s, in training on a GPU for packs that are its tile.
+        `model.pack_attention`'s, in training on a GPU for packs that are its tile; it takes biases
+        that are contiguous and of the products' type.
     """
 
     def __init__(self, hidden_dim: int, num_heads: int, scale: float, dropout: float) -> None:
@@ -209,7 +210,6 @@ class LocalAttention(nn.Module):
         """Return softmax(q . k + bias) v, heads side by side (X, T, D)."""
         probability = self.dropout if self.training else 0.0
         if self.tile_kernel is not None and seed is not None and self._fits(qkv_XT3HK):
-            bias = bias.to(qkv_XT3HK.dtype).contiguous()
             return self.tile_kernel(qkv_XT3HK, bias, seed, self.scale, probability)
         q, k, v = qkv_XT3HK.permute(2, 0, 3, 1, 4).unbind(0)  # (X, H, T, K)
         if self.is_fused:

@@ -222,7 +222,7 @@ class MipsEncoder(nn.Module):
             slots = rows.new_zeros(batch.num_packs * batch.pack_size, rows.shape[1])
             rows = slots.index_copy(0, batch.token_slot, rows)
             rows = rows.view(batch.num_packs, batch.pack_size, -1)
-            bias_XBTT = bias_XBTT.to(rows.dtype)
+            bias_XBTT = bias_XBTT.to(rows.dtype).contiguous()  # once for all layers
             wanted = batch.token_slot if atoms is None else batch.token_slot.index_select(0, atoms)
             token_slot = None
             # Else the first shape of each would be compiled for itself.

@@ -3,7 +3,7 @@
 A pack is a tile: 128 tokens attend to 128 tokens. So the softmax of a row is known at once, nothing
 but the inputs is kept for the backward pass, gradients of q, k and v are written where the linear
 map before wants them, and heads read the biases that they share. torch's own kernel, made for long
-sequences, takes four times as long (docs/gpu.md). Not imported without a GPU.
+sequences, takes two to three times as long (docs/gpu.md). Not imported without a GPU.
 
 Legend: X packs, T tokens of a pack, H heads, K head dim, B biases of a pair (1 or H).
 """

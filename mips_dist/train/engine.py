@@ -195,6 +195,7 @@ class TrainEngine:
         clip_norm: float = 0.0,
     ) -> None:
         import deepspeed
+        from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 
         self.ranks = ranks
         self.stage = stage
@@ -212,7 +213,7 @@ class TrainEngine:
                 dist_init_required=False,
                 config=self._deepspeed_config(micro_batch_size, grad_accum_steps),
             )
-        if type(self._engine.optimizer).__name__ == "BF16_Optimizer":
+        if isinstance(self._engine.optimizer, BF16_Optimizer):
             use_flat_gradients(self._engine.optimizer)
 
     def _build_sharded(self, make_module: Callable[[], nn.Module]) -> nn.Module:

@@ -8,6 +8,8 @@ import json
 import torch
 from torch import Tensor
 
+from mips_dist.data.batch import DEFAULT_PACK_SIZE
+from mips_dist.model.attention import LocalAttention
 from mips_dist.model.dropout import LEVELS, mixed_bits
 from mips_dist.model.pack_attention import pack_attention
 
@@ -47,6 +49,42 @@ def errors(num_biases: int, probability: float) -> list[float]:
     return [float((a - b).abs().max() / b.abs().max()) for a, b in pairs]
 
 
+def errors_of_a_layer() -> list[float]:
+    """Return the same of the attention part of a layer, with the kernel and without."""
+    torch.manual_seed(0)
+    attention = LocalAttention(2 * K, 2, scale=SCALE, dropout=0.0).train()
+    attention.is_fused = True
+    size = DEFAULT_PACK_SIZE
+    rows, bias = torch.randn(1, size, 2 * K, requires_grad=True), torch.randn(1, 1, size, size)
+    bias.requires_grad_()
+    inputs = rows, bias, None, None, torch.tensor(7, dtype=torch.int32)
+    expected = attention(*inputs)
+    attention.tile_kernel = pack_attention
+    found = attention(*inputs)
+    assert "pack_attention" in str(_history(found)), "the kernel was not used"
+    grad = torch.randn_like(expected)
+    pairs = [(found.detach(), expected.detach())]
+    leaves = rows, bias, attention.qkv.weight
+    pairs += zip(
+        torch.autograd.grad(found, leaves, grad),
+        torch.autograd.grad(expected, leaves, grad),
+        strict=True,
+    )
+    return [float((a - b).abs().max() / b.abs().max()) for a, b in pairs]
+
+
+def _history(tensor: Tensor) -> list[str]:
+    """Return the names of the steps that a tensor was computed by."""
+    names, waiting = [], [tensor.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None:
+            names.append(node.name())
+            waiting += [parent for parent, _ in node.next_functions]
+    return names
+
+
 if __name__ == "__main__":
     cases = [(1, 0.0), (1, 0.3), (H, 0.0), (H, 0.3)]
-    print(json.dumps({f"{biases} biases, dropout {p}": errors(biases, p) for biases, p in cases}))
+    found = {f"{biases} biases, dropout {p}": errors(biases, p) for biases, p in cases}
+    print(json.dumps(found | {"layer": errors_of_a_layer()}))

@@ -27,6 +27,6 @@ def test_tile_kernel_equals_the_formula_both_ways():
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert len(found) == 4
+    assert len(found) == 5
     for case, errors in found.items():
         assert max(errors) < 2e-6, (case, errors)
