@@ -1,0 +1,243 @@
+"""Features of the infinite chain for kernels and trees: per repeat unit, exact, without a network.
+
+They are taken from an oligomer so long that its ends are out of reach, made from the canonical,
+primitive unit: so they depend on the polymer alone (law L1), as the features of its graph do.
+Every value is per unit or per atom: a chain has no size.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+from rdkit import Chem
+from rdkit.Chem import rdFingerprintGenerator
+
+from mips_dist.chem.descriptors import cap_with_methyl
+from mips_dist.chem.psmiles import RepeatUnit, backbone_path, parse, repeat
+from mips_dist.chem.rdkit_2d import raw_rdkit_2d
+
+RADIUS = 3  # bonds, of the environments
+NUM_BINS = 2048
+MAX_COUNT = 255
+
+Counts = npt.NDArray[np.uint8]
+Values = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class ChainFeatures:
+    """Features of G polymers.
+
+    Attributes
+    ----------
+    environments
+        (G, 2048) circular environments of radius 0 to 3 bonds of all atoms of a unit, hashed.
+    composition
+        (G, C) atoms and bonds by type, per heavy atom: what additive properties are made of.
+    topology
+        (G, T) sizes of backbone, side groups and rings.
+    descriptors
+        (G, 2 D) RDKit's 200 descriptors: what one more unit adds to a chain of two, and their
+        values on the chain of three. NaN where RDKit gives none.
+    """
+
+    environments: Counts
+    composition: Values
+    topology: Values
+    descriptors: Values
+
+    def select(self, polymers: npt.NDArray[np.int64]) -> "ChainFeatures":
+        """Return the features of some polymers, in the order given."""
+        return ChainFeatures(
+            *(getattr(self, name)[polymers] for name in ChainFeatures.__slots__)
+        )
+
+
+def chain_features(canonicals: list[str]) -> ChainFeatures:
+    """Compute the features of canonical P-SMILES; each polymer's depend on it alone."""
+    rows = [_one(canonical) for canonical in canonicals]
+    environments, composition, topology, descriptors = zip(*rows, strict=True)
+    return ChainFeatures(
+        np.stack(environments),
+        np.stack(composition).astype(np.float32),
+        np.stack(topology).astype(np.float32),
+        np.stack(descriptors).astype(np.float32),
+    )
+
+
+def _one(canonical: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    unit = parse(canonical)
+    path = backbone_path(unit)
+    # Environments reach RADIUS bonds and see the degree of what they reach.
+    flank = -(-(RADIUS + 1) // len(path))
+    chain, inner = _oligomer(unit, 2 * flank + 1, flank)
+    return (
+        _environments(chain, inner),
+        _composition(chain, inner),
+        _topology(unit, path),
+        _descriptors(unit),
+    )
+
+
+def _oligomer(unit: RepeatUnit, copies: int, kept: int) -> tuple[Chem.Mol, list[int]]:
+    """Return a chain of some copies, its ends capped, and the atoms of copy number ``kept``."""
+    chain = repeat(unit, copies)
+    n = unit.mol.GetNumAtoms()
+    loose = [a.GetIdx() for a in chain.GetAtoms() if a.GetDegree() == 0]
+    inner = [kept * n + i for i in range(n) if i not in unit.stars]
+    lower = np.searchsorted(loose, inner)
+    for atom in reversed(loose):
+        chain.RemoveAtom(atom)
+    return cap_with_methyl(chain), [i - int(d) for i, d in zip(inner, lower, strict=True)]
+
+
+@cache
+def _generator() -> rdFingerprintGenerator.FingerprintGenerator64:
+    # Redundant environments stay: each atom has one for each radius, whatever the order of atoms.
+    return rdFingerprintGenerator.GetMorganGenerator(
+        radius=RADIUS, fpSize=NUM_BINS, includeRedundantEnvironments=True
+    )
+
+
+def _environments(chain: Chem.Mol, inner: list[int]) -> np.ndarray:
+    counts = _generator().GetCountFingerprintAsNumPy(chain, fromAtoms=inner)
+    return np.minimum(counts, MAX_COUNT).astype(np.uint8)
+
+
+# Composition: elements, then elements with hybridization and hydrogens, then bonds.
+_ELEMENTS = ("C", "N", "O", "F", "S", "Cl", "Br", "I", "Si", "P", "B")
+_KINDS = tuple(
+    [f"C{h}{n}" for h in ("SP3", "SP2", "SP") for n in range(4)]
+    + [f"{e}{h}" for e in ("N", "O", "S") for h in ("SP3", "SP2", "SP")]
+    + ["aromatic C", "aromatic N", "aromatic O", "aromatic S"]
+)
+_BONDS = tuple(
+    [f"{a}{order}{b}" for a, b in
+     (("C", "C"), ("C", "N"), ("C", "O"), ("N", "O"), ("C", "S"), ("N", "N"), ("O", "S"))
+     for order in ("-", "=", "#", ":")]
+    + ["C-F", "C-Cl", "Br-C", "C-I", "C-Si", "O-Si", "C-P", "O-P"]
+)
+COMPOSITION = ("H", *_ELEMENTS, *_KINDS, *_BONDS)
+_PLACE = {name: place for place, name in enumerate(COMPOSITION)}
+_SYMBOL = {
+    Chem.BondType.SINGLE: "-",
+    Chem.BondType.DOUBLE: "=",
+    Chem.BondType.TRIPLE: "#",
+    Chem.BondType.AROMATIC: ":",
+}
+
+
+def _composition(chain: Chem.Mol, inner: list[int]) -> np.ndarray:
+    totals = np.zeros(len(COMPOSITION))
+
+    def add(name: str, amount: float) -> None:
+        if name in _PLACE:
+            totals[_PLACE[name]] += amount
+
+    for index in inner:
+        atom = chain.GetAtomWithIdx(index)
+        symbol, hydrogens = atom.GetSymbol(), atom.GetTotalNumHs()
+        hybridization = str(atom.GetHybridization())
+        add("H", hydrogens)
+        add(symbol, 1)
+        add(f"C{hybridization}{hydrogens}" if symbol == "C" else f"{symbol}{hybridization}", 1)
+        if atom.GetIsAromatic():
+            add(f"aromatic {symbol}", 1)
+        for bond in atom.GetBonds():
+            # Half of each bond belongs to each of its atoms, so the link counts once.
+            ends = sorted((symbol, bond.GetOtherAtom(atom).GetSymbol()))
+            add(f"{ends[0]}{_SYMBOL.get(bond.GetBondType(), '?')}{ends[1]}", 0.5)
+    return totals / len(inner)
+
+
+TOPOLOGY = (
+    "atoms of the unit",
+    "atoms on the path",
+    "path atoms in rings",
+    "path atoms in aromatic rings",
+    "backbone atoms",
+    "side groups",
+    "largest side group",
+    "side atoms",
+    "rings",
+    "aromatic rings",
+    "largest ring",
+    "rings in the backbone",
+    "rotatable path bonds",
+    "path heteroatoms",
+    "longest run of CH2 on the path",
+    "quaternary path atoms",
+    "parity of the path",
+)
+
+
+def _topology(unit: RepeatUnit, path: list[int]) -> np.ndarray:
+    mol = unit.mol
+    n = mol.GetNumAtoms() - 2
+    rings = [set(ring) for ring in mol.GetRingInfo().AtomRings()]
+    aromatic = [r for r in rings if all(mol.GetAtomWithIdx(i).GetIsAromatic() for i in r)]
+    backbone = set(path)
+    joined = [r for r in rings if len(r & backbone) > 1]
+    for ring in joined:
+        backbone |= ring
+    sides = _side_groups(mol, backbone | set(unit.stars))
+    on_path = [mol.GetAtomWithIdx(i) for i in path]
+    rotatable = sum(
+        not any({a, b} <= ring for ring in rings) for a, b in zip(path, path[1:], strict=False)
+    )
+    run = longest = 0
+    for atom in on_path * 2:  # twice, for the run may pass the cut
+        is_methylene = atom.GetSymbol() == "C" and atom.GetTotalNumHs() == 2
+        run = run + 1 if is_methylene else 0
+        longest = max(longest, run)
+    return np.array(
+        [
+            np.log(n),
+            np.log(len(path)),
+            sum(a.IsInRing() for a in on_path) / len(path),
+            sum(a.GetIsAromatic() for a in on_path) / len(path),
+            len(backbone) / n,
+            len(sides) / len(path),
+            np.log1p(max(sides, default=0)),
+            sum(sides) / n,
+            len(rings) / n,
+            len(aromatic) / n,
+            max((len(r) for r in rings), default=0),
+            len(joined) / n,
+            (rotatable + 1) / n,
+            sum(a.GetSymbol() != "C" for a in on_path) / len(path),
+            min(longest, len(path)),
+            sum(a.GetDegree() == 4 for a in on_path) / len(path),
+            len(path) % 2,
+        ]
+    )
+
+
+def _side_groups(mol: Chem.Mol, backbone: set[int]) -> list[int]:
+    """Return the number of atoms of each group beside the backbone."""
+    left = set(range(mol.GetNumAtoms())) - backbone
+    sizes = []
+    while left:
+        group, front = 0, [left.pop()]
+        while front:
+            atom = front.pop()
+            group += 1
+            for neighbour in mol.GetAtomWithIdx(atom).GetNeighbors():
+                if neighbour.GetIdx() in left:
+                    left.remove(neighbour.GetIdx())
+                    front.append(neighbour.GetIdx())
+        sizes.append(group)
+    return sizes
+
+
+def _descriptors(unit: RepeatUnit) -> np.ndarray:
+    two, three = (raw_rdkit_2d(_oligomer(unit, copies, 0)[0]) for copies in (2, 3))
+    names = sorted(two)
+    n = unit.mol.GetNumAtoms() - 2
+    added = np.array([three[name] - two[name] for name in names]) / n
+    whole = np.array([three[name] for name in names])
+    values = np.concatenate([added, whole])
+    # Some of RDKit's values explode on long chains; beyond single precision nothing is meant.
+    values[~(np.abs(values) < 1e6)] = np.nan
+    return values
