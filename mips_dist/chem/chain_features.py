@@ -13,10 +13,12 @@ import numpy.typing as npt
 from rdkit import Chem
 from rdkit.Chem import rdFingerprintGenerator
 
+from mips_dist.chem.bands import BAND_DESCRIPTORS, band_descriptors
 from mips_dist.chem.descriptors import cap_with_methyl
 from mips_dist.chem.psmiles import RepeatUnit, backbone_path, parse, repeat
 from mips_dist.chem.rdkit_2d import raw_rdkit_2d
 
+VERSION = "1"  # raised whenever any value below changes
 RADIUS = 3  # bonds, of the environments
 NUM_BINS = 2048
 MAX_COUNT = 255
@@ -40,18 +42,23 @@ class ChainFeatures:
     descriptors
         (G, 2 D) RDKit's 200 descriptors: what one more unit adds to a chain of two, and their
         values on the chain of three. NaN where RDKit gives none.
+    bands
+        (G, B) `mips_dist.chem.bands.band_descriptors`; NaN where an element has no parameters.
     """
 
     environments: Counts
     composition: Values
     topology: Values
     descriptors: Values
+    bands: Values
+
+    def num_atoms(self) -> npt.NDArray[np.int64]:
+        """Return (G,) heavy atoms of the repeat unit."""
+        return np.rint(np.exp(self.topology[:, TOPOLOGY.index(_SIZE)])).astype(np.int64)
 
     def select(self, polymers: npt.NDArray[np.int64]) -> "ChainFeatures":
         """Return the features of some polymers, in the order given."""
-        return ChainFeatures(
-            *(getattr(self, name)[polymers] for name in ChainFeatures.__slots__)
-        )
+        return ChainFeatures(*(getattr(self, name)[polymers] for name in ChainFeatures.__slots__))
 
 
 def chain_features(canonicals: list[str]) -> ChainFeatures:
@@ -63,7 +70,16 @@ def chain_features(canonicals: list[str]) -> ChainFeatures:
         np.stack(composition).astype(np.float32),
         np.stack(topology).astype(np.float32),
         np.stack(descriptors).astype(np.float32),
+        _bands(canonicals),
     )
+
+
+def _bands(canonicals: list[str]) -> Values:
+    values = np.full((len(canonicals), len(BAND_DESCRIPTORS)), np.nan, np.float32)
+    for row, own in zip(values, band_descriptors(canonicals), strict=True):
+        if own is not None:
+            row[:] = own
+    return values
 
 
 def _one(canonical: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -151,14 +167,15 @@ def _composition(chain: Chem.Mol, inner: list[int]) -> np.ndarray:
     return totals / len(inner)
 
 
+_SIZE = "log of the atoms of the unit"
 TOPOLOGY = (
-    "atoms of the unit",
-    "atoms on the path",
+    _SIZE,
+    "log of the atoms on the path",
     "path atoms in rings",
     "path atoms in aromatic rings",
     "backbone atoms",
     "side groups",
-    "largest side group",
+    "log of the atoms of the largest side group",
     "side atoms",
     "rings",
     "aromatic rings",

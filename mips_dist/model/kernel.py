@@ -1,8 +1,8 @@
 """A Gaussian process on features of the infinite chain, as arrays: what prediction needs of it.
 
-k(a, b) = s_0 T(a, b)^p + sum over blocks g of s_g M(|a_g - b_g| / l_g) + s_l <a_l, b_l>: T is the
-min-max (Tanimoto) similarity of the counts of environments, M the Matern kernel of smoothness 5/2,
-and the last term is linear in the composition, since some properties are sums over bonds.
+k(a, b) = s_1 T + s_2 T^2 + sum over blocks g of s_g M(|a_g - b_g| / l_g) + s_l <a_l, b_l>: T(a, b) is
+the min-max (Tanimoto) similarity of the counts of environments, M the Matern kernel of smoothness
+5/2, and the last term is linear in the composition, since some properties are sums over bonds.
 `mips_dist.train.gaussian_process` chooses the constants.
 
 Legend: R training rows, G polymers, F features of a block.
@@ -17,7 +17,6 @@ import numpy.typing as npt
 Counts = npt.NDArray[np.uint8]
 Values = npt.NDArray[np.float64]
 
-SMALLEST_SIMILARITY = 1e-6
 LINEAR = "composition"  # the block that has the linear term too
 
 
@@ -72,7 +71,8 @@ def min_max_similarity(left: Counts, right: Counts) -> Values:
         if columns.any():
             minima += a[:, columns].astype(np.float32) @ b[:, columns].astype(np.float32).T
     totals = left.sum(1, dtype=np.int64)[:, None] + right.sum(1, dtype=np.int64)[None, :]
-    return np.maximum(minima / np.maximum(totals - minima, 1), SMALLEST_SIMILARITY)
+    similarity: Values = minima / np.maximum(totals - minima, 1)
+    return similarity
 
 
 def mean_squares(left: Values, right: Values) -> Values:
@@ -97,10 +97,8 @@ class GaussianProcess:
     ----------
     mean, std
         Of the training labels, in the unit of the property.
-    amplitude, power
-        s_0 and p.
-    linear
-        s_l.
+    amplitude, amplitude_of_square, linear
+        s_1, s_2 and s_l.
     blocks
         By name.
     environments, features
@@ -112,7 +110,7 @@ class GaussianProcess:
     mean: float
     std: float
     amplitude: float
-    power: float
+    amplitude_of_square: float
     linear: float
     blocks: dict[str, Block]
     environments: Counts
@@ -123,7 +121,8 @@ class GaussianProcess:
         self, environments: Counts, features: Mapping[str, npt.NDArray[np.float32]]
     ) -> Values:
         """Predict (G,) in the unit of the property from (G, bins) counts and blocks (G, columns)."""
-        kernel = self.amplitude * min_max_similarity(environments, self.environments) ** self.power
+        similarity = min_max_similarity(environments, self.environments)
+        kernel = self.amplitude * similarity + self.amplitude_of_square * similarity**2
         for name, block in self.blocks.items():
             z = block.standardise(features[name])
             kernel += block.amplitude * matern(mean_squares(z, self.features[name]), block.length)

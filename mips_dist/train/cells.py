@@ -4,18 +4,34 @@ import json
 import shutil
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch.utils.tensorboard import SummaryWriter
 
 from mips_dist.model.bundle import METRICS, is_complete, save_bundle
 from mips_dist.train.baselines import baseline_features, fit_predict
 from mips_dist.train.finetuning import OnEpoch, finetune_all, finetune_fold
-from mips_dist.train.results import NETWORK, Cell, FoldResult, regression_scores
+from mips_dist.train.results import (
+    ENSEMBLE,
+    GP_TREES,
+    NETWORK,
+    Cell,
+    FoldResult,
+    regression_scores,
+)
 from mips_dist.train.study import FinetuneConfig, Study, slug
 from mips_dist.train.tables import Summary
+
+
+# Of the ensemble; `gp-trees` has the rest. Chosen on other folds (fold_seed 20), see docs/log.md.
+NETWORK_SHARE = 0.5
+
+Indices = npt.NDArray[np.int64]
+Values = npt.NDArray[np.float64]
 
 
 def study_cells(config: FinetuneConfig) -> list[Cell]:
@@ -36,11 +52,31 @@ def run_cell(study: Study, cell: Cell, on_epoch: OnEpoch | None = None) -> FoldR
         return finetune_fold(study.config, study.block, rows, folds, cell.fold, cell.seed, on_epoch)
     started = time.monotonic()
     train, test = np.flatnonzero(folds != cell.fold), np.flatnonzero(folds == cell.fold)
-    polymers, index = np.unique(rows.sample, return_inverse=True)
-    features = baseline_features(study.block.select(polymers))[index]
-    prediction = fit_predict(
-        cell.model, features[train], rows.value[train], features[test], cell.seed
-    )
+    if cell.model == GP_TREES:
+        prediction = _chain_prediction(study, cell, train, test)
+    else:
+        polymers, index = np.unique(rows.sample, return_inverse=True)
+        features = baseline_features(study.block.select(polymers))[index]
+        prediction = fit_predict(
+            cell.model, features[train], rows.value[train], features[test], cell.seed
+        )
+    return _scored(study, cell, prediction, len(train), time.monotonic() - started)
+
+
+def _chain_prediction(study: Study, cell: Cell, train: Indices, test: Indices) -> Values:
+    rows, chains = study.rows[cell.property], study.chains
+    assert chains is not None
+    canonicals = [study.block.psmiles[i] for i in rows.sample]
+    known = [canonicals[i] for i in train]
+    model = chains.fit(cell.property, known, rows.value[train], cell.fold, cell.seed)
+    return model.predict(chains.features.select(chains.places([canonicals[i] for i in test])))
+
+
+def _scored(
+    study: Study, cell: Cell, prediction: Values, num_train: int, seconds: float
+) -> FoldResult:
+    rows = study.rows[cell.property]
+    test = np.flatnonzero(study.folds[cell.property] == cell.fold)
     return FoldResult(
         model=cell.model,
         property=cell.property,
@@ -48,12 +84,38 @@ def run_cell(study: Study, cell: Cell, on_epoch: OnEpoch | None = None) -> FoldR
         seed=cell.seed,
         protocol=cell.protocol,
         unit=rows.unit,
-        num_train=len(train),
-        seconds=time.monotonic() - started,
+        num_train=num_train,
+        seconds=seconds,
         row=rows.row[test].tolist(),
         prediction=prediction.tolist(),
         **regression_scores(rows.value[test], prediction)._asdict(),
     )
+
+
+def ensemble_results(study: Study, results: Mapping[Cell, FoldResult]) -> list[FoldResult]:
+    """Return the ensemble's results on the folds where all of its members are finished.
+
+    It is the mean of the networks of all seeds, averaged with `gp-trees`. Nothing of it is chosen
+    on any fold, and its predictions follow from those of its members, so it is never in the ledger.
+    """
+    config = study.config
+    if GP_TREES not in config.baselines or config.protocol != "strict":
+        return []
+    found = []
+    for prop in study.properties:
+        for fold in range(config.num_folds):
+            networks = [Cell(NETWORK, prop.name, fold, s, "strict") for s in config.seeds]
+            chain = Cell(GP_TREES, prop.name, fold, 0, "strict")
+            if any(cell not in results for cell in [*networks, chain]):
+                continue
+            members = [results[cell] for cell in networks]
+            network = np.mean([member.prediction for member in members], axis=0)
+            other = results[chain]
+            prediction = NETWORK_SHARE * network + (1 - NETWORK_SHARE) * np.array(other.prediction)
+            seconds = sum(member.seconds for member in [*members, other])
+            cell = Cell(ENSEMBLE, prop.name, fold, 0, "strict")
+            found.append(_scored(study, cell, prediction, other.num_train, seconds))
+    return found
 
 
 def write_curve(result: FoldResult, folder: Path) -> None:

@@ -327,13 +327,18 @@ def _initial_model(config: FoldConfig) -> PropertyModel:
 def load_pretrained(config: FoldConfig) -> MaskedAtomModel:
     """Load the pre-trained model and check that it is the one that the configuration describes.
 
-    Dropout may differ: it belongs to the training, not to the weights.
+    Dropout may differ: it belongs to the training, not to the weights. Descriptor groups may be
+    added after those of the pre-training; their projections start as new ones do.
     """
     assert config.pretrained is not None
     bundle = load_bundle(model_directory(config.pretrained), known_schema())
     if not isinstance(bundle.model, MaskedAtomModel):
         raise MipsError(f"{config.pretrained} is a finished property model; give a pre-trained one")
     wanted, found = asdict(config.model), asdict(bundle.model.config)
+    groups = found["descriptors"]
+    added = wanted["descriptors"][len(groups) :] if groups else []
+    if wanted["descriptors"] == groups + added:
+        wanted["descriptors"] = groups
     differing = [
         f"model.{name}={json.dumps(found[name], separators=(',', ':'))}".replace('"', "")
         for name in wanted
@@ -344,7 +349,10 @@ def load_pretrained(config: FoldConfig) -> MaskedAtomModel:
             f"{config.pretrained} is another model; add {' '.join(differing)} (or its model=NAME)"
         )
     model = MaskedAtomModel(config.model)
-    model.load_state_dict(bundle.model.state_dict())
+    state = model.state_dict()
+    of_added = tuple(f"encoder.fusion.{part}.{g}." for part in ("key", "value") for g in added)
+    fresh = {name: value for name, value in state.items() if name.startswith(of_added)}
+    model.load_state_dict(fresh | bundle.model.state_dict())
     return model
 
 

@@ -30,11 +30,9 @@ JITTER = 1e-8
 _NOISE_BOUNDS = (np.log(2e-4), np.log(1.0))
 _AMPLITUDE_BOUNDS = (np.log(1e-4), np.log(30.0))
 _LENGTH_BOUNDS = (np.log(0.1), np.log(30.0))
-_POWER_BOUNDS = (np.log(0.3), np.log(4.0))
 # Log-normal priors, weak: (centre, width) of log values.
 _AMPLITUDE_PRIOR = (np.log(0.3), 1.5)
 _LENGTH_PRIOR = (np.log(1.5), 1.0)
-_POWER_PRIOR = (0.0, 0.7)
 _NOISE_PRIOR = (np.log(0.05), 1.5)
 
 
@@ -43,8 +41,11 @@ def fit_gaussian_process(
     features: Mapping[str, npt.NDArray[np.float32]],
     value: Values,
     seed: int,
-) -> GaussianProcess:
-    """Fit to training rows; what is returned predicts in the unit of the labels.
+) -> tuple[GaussianProcess, Values]:
+    """Fit to training rows.
+
+    Returns the process, which predicts in the unit of the labels, and (R,) what it would predict
+    for each training row without that row (leave-one-out at the same hyperparameters).
 
     Parameters
     ----------
@@ -69,13 +70,15 @@ def fit_gaussian_process(
     theta = np.exp(log_theta)
     covariance = full.covariance(torch.from_numpy(log_theta)).numpy()
     # An eigenvalue below zero by rounding, never by more, is what the jitter is for.
-    weights = np.linalg.solve(covariance + JITTER * np.eye(len(z)), z)
+    precision = np.linalg.inv(covariance + JITTER * np.eye(len(z)))
+    weights = precision @ z
+    left_out: Values = value - std * weights / precision.diagonal()
     names = list(blocks)
-    return GaussianProcess(
+    process = GaussianProcess(
         mean=mean,
         std=std,
         amplitude=float(theta[1]),
-        power=float(theta[2]),
+        amplitude_of_square=float(theta[2]),
         linear=float(theta[3]),
         blocks={
             name: replace(
@@ -87,6 +90,7 @@ def fit_gaussian_process(
         features=standard,
         weights=weights,
     )
+    return process, left_out
 
 
 class _Likelihood:
@@ -94,24 +98,25 @@ class _Likelihood:
 
     def __init__(self, environments: Counts, features: Mapping[str, Values], z: Values) -> None:
         similarity = min_max_similarity(environments, environments)
-        self.log_similarity = torch.from_numpy(np.log(similarity))
+        self.similarity = torch.from_numpy(similarity)
         self.squares = [torch.from_numpy(mean_squares(x, x)) for x in features.values()]
-        self.products = torch.zeros_like(self.log_similarity)
+        self.products = torch.zeros_like(self.similarity)
         if LINEAR in features:
             x = features[LINEAR]
             self.products = torch.from_numpy(x @ x.T / max(x.shape[1], 1))
         self.z = torch.from_numpy(z)
         count = len(self.squares)
-        self.bounds = [_NOISE_BOUNDS, _AMPLITUDE_BOUNDS, _POWER_BOUNDS, _AMPLITUDE_BOUNDS]
+        self.bounds = [_NOISE_BOUNDS, _AMPLITUDE_BOUNDS, _AMPLITUDE_BOUNDS, _AMPLITUDE_BOUNDS]
         self.bounds += [_AMPLITUDE_BOUNDS, _LENGTH_BOUNDS] * count
-        priors = [_NOISE_PRIOR, _AMPLITUDE_PRIOR, _POWER_PRIOR, _AMPLITUDE_PRIOR]
+        priors = [_NOISE_PRIOR, _AMPLITUDE_PRIOR, _AMPLITUDE_PRIOR, _AMPLITUDE_PRIOR]
         priors += [_AMPLITUDE_PRIOR, _LENGTH_PRIOR] * count
         self.prior = torch.tensor(priors, dtype=torch.float64)
 
     def covariance(self, log_theta: Tensor) -> Tensor:
         """Return the covariance of the rows (R, R), noise included."""
         theta = log_theta.exp()
-        total = theta[1] * (theta[2] * self.log_similarity).exp() + theta[3] * self.products
+        total = theta[1] * self.similarity + theta[2] * self.similarity**2
+        total = total + theta[3] * self.products
         for i, squares in enumerate(self.squares):
             # Offset, for the derivative of a root at 0 is infinite.
             r = (5.0 * squares + 1e-12).sqrt() / theta[5 + 2 * i]

@@ -16,7 +16,10 @@ import numpy.typing as npt
 
 from mips_dist.errors import MipsError
 
-NETWORK = "mips"  # name of the network in the tables
+# Names in the tables: the network, the process and forest on features of the chain, their mean.
+NETWORK = "mips"
+GP_TREES = "gp-trees"
+ENSEMBLE = "mips-ensemble"
 
 Values = npt.NDArray[np.float64]
 
