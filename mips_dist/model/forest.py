@@ -28,19 +28,15 @@ class Forest:
     column
         (N,) int16, the column that a node looks at; -1: a leaf.
     threshold
-        (N,) float32: values up to it go left.
-    left, right
+        (N,) float32: values up to it go left, which is the next node; of a leaf, its value.
+    right
         (N,) int32.
-    value
-        (N,) float32, of the leaves.
     """
 
     root: npt.NDArray[np.int32]
     column: npt.NDArray[np.int16]
     threshold: Features
-    left: npt.NDArray[np.int32]
     right: npt.NDArray[np.int32]
-    value: Features
 
     @classmethod
     def of(cls, fitted: "ExtraTreesRegressor") -> "Forest":
@@ -52,19 +48,21 @@ class Forest:
         trees = [estimator.tree_ for estimator in fitted.estimators_]
         sizes = [tree.node_count for tree in trees]
         root = np.cumsum([0, *sizes[:-1]])
+        start = np.repeat(root, sizes)
         column = np.concatenate([tree.feature for tree in trees])
+        is_leaf = column < 0
+        left = np.concatenate([tree.children_left for tree in trees]) + start
+        assert (is_leaf | (left == np.arange(len(left)) + 1)).all(), "nodes are not depth first"
         exact = np.concatenate([tree.threshold for tree in trees])
         threshold = exact.astype(np.float32)
         above = threshold > exact
         threshold[above] = np.nextafter(threshold[above], np.float32(-np.inf))
-        start = np.repeat(root, sizes)
+        value = np.concatenate([tree.value[:, 0, 0] for tree in trees]).astype(np.float32)
         return cls(
             root=root.astype(np.int32),
             column=np.maximum(column, -1).astype(np.int16),
-            threshold=threshold,
-            left=(np.concatenate([t.children_left for t in trees]) + start).astype(np.int32),
+            threshold=np.where(is_leaf, value, threshold),
             right=(np.concatenate([t.children_right for t in trees]) + start).astype(np.int32),
-            value=np.concatenate([t.value[:, 0, 0] for t in trees]).astype(np.float32),
         )
 
     def predict(self, x: Features) -> npt.NDArray[np.float64]:
@@ -79,8 +77,8 @@ class Forest:
             column = self.column[node]
             is_leaf = column < 0
             if is_leaf.all():
-                mean: npt.NDArray[np.float64] = self.value[node].mean(1, dtype=np.float64)
+                mean: npt.NDArray[np.float64] = self.threshold[node].mean(1, dtype=np.float64)
                 return mean
             goes_left = x[polymer, np.maximum(column, 0)] <= self.threshold[node]
-            chosen = np.where(goes_left, self.left[node], self.right[node])
+            chosen = np.where(goes_left, node + 1, self.right[node])
             node = np.where(is_leaf, node, chosen)

@@ -15,8 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 Counts = npt.NDArray[np.uint8]
+Steps = npt.NDArray[np.int8]
 Values = npt.NDArray[np.float64]
 
+# Standardised values are rounded to steps of so many standard deviations, in training and in use:
+# a model keeps the features of its training rows, and so they take a byte each.
+STEP = 0.05
 LINEAR = "composition"  # the block that has the linear term too
 
 
@@ -27,8 +31,7 @@ class Block:
     Attributes
     ----------
     columns, centre, scale
-        (F,) columns of the block that vary over the training rows; standardised values beyond
-        ``CLIP`` are cut.
+        (F,) columns of the block that vary over the training rows, and what standardises them.
     amplitude, length
         s_g and l_g.
     """
@@ -38,8 +41,6 @@ class Block:
     scale: Values
     amplitude: float = 1.0
     length: float = 1.0
-
-    CLIP = 6.0
 
     @classmethod
     def fit(cls, features: npt.NDArray[np.float32]) -> "Block":
@@ -54,11 +55,10 @@ class Block:
         (columns,) = ((differing >= 3) & (spread > 1e-9)).nonzero()
         return cls(columns, centre[columns], spread[columns])
 
-    def standardise(self, features: npt.NDArray[np.float32]) -> Values:
-        """Return (G, F) standardised columns."""
+    def standardise(self, features: npt.NDArray[np.float32]) -> Steps:
+        """Return (G, F) standardised columns in steps of `STEP`, cut at 127 of them."""
         z = (features[:, self.columns].astype(np.float64) - self.centre) / self.scale
-        cut: Values = np.clip(np.nan_to_num(z, nan=0.0), -self.CLIP, self.CLIP)
-        return cut
+        return np.clip(np.rint(np.nan_to_num(z, nan=0.0) / STEP), -127, 127).astype(np.int8)
 
 
 def min_max_similarity(left: Counts, right: Counts) -> Values:
@@ -75,11 +75,18 @@ def min_max_similarity(left: Counts, right: Counts) -> Values:
     return similarity
 
 
-def mean_squares(left: Values, right: Values) -> Values:
-    """Return the squared distance per feature, (G, R) for (G, F) and (R, F)."""
-    squares = (left**2).sum(1)[:, None] + (right**2).sum(1)[None, :] - 2.0 * left @ right.T
-    positive: Values = np.maximum(squares, 0.0) / max(left.shape[1], 1)
-    return positive
+def mean_products(left: Steps, right: Steps) -> Values:
+    """Return the mean product over features, (G, R) for (G, F) and (R, F), exact."""
+    products: Values = left.astype(np.float64) @ right.T.astype(np.float64)
+    return products * (STEP**2 / max(left.shape[1], 1))
+
+
+def mean_squares(left: Steps, right: Steps) -> Values:
+    """Return the squared distance per feature, (G, R) for (G, F) and (R, F), exact."""
+    # Sums of products of integers: no rounding, so equal rows are at distance 0.
+    a, b = left.astype(np.float64), right.astype(np.float64)
+    squares = (a**2).sum(1)[:, None] + (b**2).sum(1)[None, :] - 2.0 * a @ b.T
+    return squares * (STEP**2 / max(left.shape[1], 1))
 
 
 def matern(squares: Values, length: float) -> Values:
@@ -102,9 +109,9 @@ class GaussianProcess:
     blocks
         By name.
     environments, features
-        Those of the training rows: (R, bins) and, by block, (R, F) standardised.
+        Those of the training rows: (R, bins) and, by block, (R, F) in steps.
     weights
-        (R,) in standard deviations.
+        (R,) in standard deviations of the label.
     """
 
     mean: float
@@ -114,7 +121,7 @@ class GaussianProcess:
     linear: float
     blocks: dict[str, Block]
     environments: Counts
-    features: dict[str, Values]
+    features: dict[str, Steps]
     weights: Values
 
     def predict(
@@ -127,6 +134,6 @@ class GaussianProcess:
             z = block.standardise(features[name])
             kernel += block.amplitude * matern(mean_squares(z, self.features[name]), block.length)
             if name == LINEAR:
-                kernel += self.linear * (z @ self.features[name].T) / max(z.shape[1], 1)
+                kernel += self.linear * mean_products(z, self.features[name])
         values: Values = self.mean + self.std * (kernel @ self.weights)
         return values

@@ -328,7 +328,7 @@ def load_pretrained(config: FoldConfig) -> MaskedAtomModel:
     """Load the pre-trained model and check that it is the one that the configuration describes.
 
     Dropout may differ: it belongs to the training, not to the weights. Descriptor groups may be
-    added after those of the pre-training; their projections start as new ones do.
+    added after those of the pre-training; their projections start at zero.
     """
     assert config.pretrained is not None
     bundle = load_bundle(model_directory(config.pretrained), known_schema())
@@ -349,10 +349,13 @@ def load_pretrained(config: FoldConfig) -> MaskedAtomModel:
             f"{config.pretrained} is another model; add {' '.join(differing)} (or its model=NAME)"
         )
     model = MaskedAtomModel(config.model)
-    state = model.state_dict()
     of_added = tuple(f"encoder.fusion.{part}.{g}." for part in ("key", "value") for g in added)
-    fresh = {name: value for name, value in state.items() if name.startswith(of_added)}
-    model.load_state_dict(fresh | bundle.model.state_dict())
+    zeros = {
+        name: torch.zeros_like(value)
+        for name, value in model.state_dict().items()
+        if name.startswith(of_added)
+    }
+    model.load_state_dict(zeros | bundle.model.state_dict())
     return model
 
 

@@ -17,7 +17,9 @@ from mips_dist.model.kernel import (
     Block,
     Counts,
     GaussianProcess,
+    Steps,
     Values,
+    mean_products,
     mean_squares,
     min_max_similarity,
 )
@@ -96,14 +98,13 @@ def fit_gaussian_process(
 class _Likelihood:
     """Marginal likelihood of some rows; log hyperparameters in the order of `_bounds`."""
 
-    def __init__(self, environments: Counts, features: Mapping[str, Values], z: Values) -> None:
+    def __init__(self, environments: Counts, features: Mapping[str, Steps], z: Values) -> None:
         similarity = min_max_similarity(environments, environments)
         self.similarity = torch.from_numpy(similarity)
         self.squares = [torch.from_numpy(mean_squares(x, x)) for x in features.values()]
         self.products = torch.zeros_like(self.similarity)
         if LINEAR in features:
-            x = features[LINEAR]
-            self.products = torch.from_numpy(x @ x.T / max(x.shape[1], 1))
+            self.products = torch.from_numpy(mean_products(features[LINEAR], features[LINEAR]))
         self.z = torch.from_numpy(z)
         count = len(self.squares)
         self.bounds = [_NOISE_BOUNDS, _AMPLITUDE_BOUNDS, _AMPLITUDE_BOUNDS, _AMPLITUDE_BOUNDS]

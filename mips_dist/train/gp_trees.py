@@ -16,7 +16,8 @@ from mips_dist.model.forest import Forest
 from mips_dist.model.kernel import GaussianProcess
 from mips_dist.train.gaussian_process import fit_gaussian_process
 
-NUM_TREES = 200
+NUM_TREES = 100
+MAX_LEAVES = 1000  # of a tree, about: a model that is given away should be small
 MIN_DIFFERING = 3  # a column that only one or two rows differ in teaches nothing
 # Long units of the source resemble no labelled polymer and cost with the cube of their number.
 MAX_SOURCE_ATOMS = 20
@@ -75,7 +76,11 @@ def fit_chain_model(
     x = filled(x, fill)
     (columns,) = ((x != fill).sum(axis=0) >= MIN_DIFFERING).nonzero()
     trees = ExtraTreesRegressor(
-        n_estimators=NUM_TREES, max_features=0.15, random_state=seed, n_jobs=1
+        n_estimators=NUM_TREES,
+        max_features=0.15,
+        min_samples_leaf=1 + len(rows.value) // MAX_LEAVES,
+        random_state=seed,
+        n_jobs=1,
     )
     forest = Forest.of(trees.fit(x[:, columns], rows.value))
     return ChainModel(process, forest, columns, fill[columns], source_process)
