@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from mips_dist.data.files import file_sha256, flush_to_disk
 from mips_dist.errors import MipsError
 from mips_dist.model.card import card
+from mips_dist.model.chain_arrays import load_chain_model, save_chain_model
+from mips_dist.model.chain_model import ChainModel
 from mips_dist.model.mips import MaskedAtomModel, MipsConfig, PropertyModel
 
 Model = MaskedAtomModel | PropertyModel
@@ -21,11 +23,12 @@ MODEL_OF_KIND: dict[str, type[Model]] = {"pretrained": MaskedAtomModel, "propert
 
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"
+CHAIN = "chain_model.safetensors"
 SCALER = "scaler.json"
 METRICS = "metrics.json"
 CARD = "README.md"
 NOTES = "NOTES.md"  # written by hand, where the card cannot know
-FILES = frozenset({WEIGHTS, CONFIG, SCALER, METRICS, CARD, NOTES})
+FILES = frozenset({WEIGHTS, CHAIN, CONFIG, SCALER, METRICS, CARD, NOTES})
 FORMAT = 1  # raised when the files below change their meaning
 
 
@@ -36,6 +39,22 @@ class TargetScaler(TypedDict):
     unit: str
     mean: float
     std: float
+
+
+@dataclass(frozen=True, slots=True)
+class Partner:
+    """The second member of an ensemble, beside the network.
+
+    Attributes
+    ----------
+    model
+        On features of the chain.
+    network_share
+        Of the prediction; the partner has the rest.
+    """
+
+    model: ChainModel
+    network_share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +75,8 @@ class Bundle:
         What was measured when the model was made.
     training
         How a pre-trained model was made, see `mips_dist.train.record`; None where nothing says so.
+    partner
+        Of a property model that is an ensemble.
     """
 
     kind: Kind
@@ -64,6 +85,7 @@ class Bundle:
     scaler: TargetScaler | None
     metrics: dict[str, Any]
     training: dict[str, Any] | None
+    partner: Partner | None
 
 
 def save_bundle(
@@ -76,6 +98,7 @@ def save_bundle(
     scaler: TargetScaler | None = None,
     training: Mapping[str, Any] | None = None,
     notes: str | None = None,
+    partner: Partner | None = None,
 ) -> None:
     """Write a model directory, all of it or nothing.
 
@@ -99,6 +122,8 @@ def save_bundle(
         Of a pre-trained model, from `mips_dist.train.record`.
     notes
         Markdown that stands beside the card.
+    partner
+        Of a property model that is an ensemble.
     """
     is_property = isinstance(model, PropertyModel)
     assert is_property == (scaler is not None), "a property model, and no other, has a scaler"
@@ -119,11 +144,18 @@ def save_bundle(
     }
     if training is not None:
         config["training"] = dict(training)
+    if partner is not None:
+        save_chain_model(partner.model, partial / CHAIN)
+        config["ensemble"] = {
+            "network_share": partner.network_share,
+            "chain_model_sha256": file_sha256(partial / CHAIN),
+        }
     _write_json(partial / CONFIG, config)
     _write_json(partial / METRICS, dict(metrics))
     if scaler is not None:
         _write_json(partial / SCALER, dict(scaler))
-    files = [WEIGHTS, CONFIG, METRICS, *([SCALER] if scaler else []), *([NOTES] if notes else [])]
+    has = {CHAIN: partner, SCALER: scaler, NOTES: notes}
+    files = [WEIGHTS, CONFIG, METRICS, *(name for name, what in has.items() if what)]
     text = card(config, metrics, trained_on, scaler, weights, files)
     (partial / CARD).write_text(text, encoding="utf-8")
     if notes:
@@ -171,7 +203,9 @@ def load_bundle(directory: Path, expected_schema: Mapping[str, Any]) -> Bundle:
             f"{directory / CONFIG} describes no model of this version ({error}); "
             "copy the whole directory again, or train again"
         ) from error
-    missing = [name for name in _needed(kind) if not (directory / name).is_file()]
+    ensemble = config.get("ensemble")
+    needed = [*_needed(kind), *([CHAIN] if ensemble else [])]
+    missing = [name for name in needed if not (directory / name).is_file()]
     if missing:
         raise MipsError(f"{directory} lacks {', '.join(missing)}; copy the whole directory again")
     _check_schema(directory, schema, expected_schema)
@@ -184,7 +218,19 @@ def load_bundle(directory: Path, expected_schema: Mapping[str, Any]) -> Bundle:
         scaler=_read_scaler(directory / SCALER) if kind == "property" else None,
         metrics=_read_json(directory / METRICS),
         training=config.get("training"),
+        partner=_load_partner(directory, ensemble) if ensemble else None,
     )
+
+
+def _load_partner(directory: Path, ensemble: Mapping[str, Any]) -> Partner:
+    try:
+        share, sha256 = float(ensemble["network_share"]), ensemble["chain_model_sha256"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise MipsError(
+            f"{directory / CONFIG} describes no ensemble ({error}); copy the whole directory again"
+        ) from error
+    _check_sha256(directory / CHAIN, sha256)
+    return Partner(load_chain_model(directory / CHAIN), share)
 
 
 def is_complete(directory: Path) -> bool:
@@ -193,7 +239,10 @@ def is_complete(directory: Path) -> bool:
         config = _read_json(directory / CONFIG)
         for name in set(_needed(config.get("kind"))) - {WEIGHTS}:
             _read_json(directory / name)
-        return file_sha256(directory / WEIGHTS) == config.get("weights_sha256")
+        sums = {WEIGHTS: config.get("weights_sha256")}
+        if "ensemble" in config:
+            sums[CHAIN] = config["ensemble"].get("chain_model_sha256")
+        return all(file_sha256(directory / name) == sha256 for name, sha256 in sums.items())
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, MipsError):
         return False
 
@@ -205,17 +254,21 @@ def _needed(kind: str | None) -> list[str]:
 
 def _load_weights(model: Model, path: Path, sha256: str) -> None:
     """Read the weights; those that were stored in bf16 become fp32 here."""
-    if file_sha256(path) != sha256:
-        raise MipsError(
-            f"{path} is not the file that was saved (sha256 differs from {CONFIG}); "
-            "copy the whole directory again"
-        )
+    _check_sha256(path, sha256)
     try:
         model.load_state_dict(load_file(path))
     except (RuntimeError, SafetensorError) as error:
         raise MipsError(
             f"{path} does not fit the model that {CONFIG} describes; copy the whole directory again"
         ) from error
+
+
+def _check_sha256(path: Path, sha256: str) -> None:
+    if file_sha256(path) != sha256:
+        raise MipsError(
+            f"{path} is not the file that was saved (sha256 differs from {CONFIG}); "
+            "copy the whole directory again"
+        )
 
 
 def _read_scaler(path: Path) -> TargetScaler:

@@ -44,7 +44,8 @@ def card(
         "",
         f"A MIPS model of mips_dist: {model['num_layers']} layers of {model['hidden_dim']}, "
         f"{num_parameters:,} parameters ({types}), attention within {model['max_hops']} bonds of "
-        f"the infinite chain, descriptors: {groups}.",
+        f"the infinite chain, descriptors: {groups}."
+        + (_PARTNER if "ensemble" in config else ""),
         "",
         "## Trained on",
         trained_on,
@@ -56,10 +57,16 @@ def card(
 
 
 _FILES = {
+    "chain_model.safetensors": " (the ensemble's second member)",
     "config.json": " (model, feature schema, sha256 of the weights)",
     "scaler.json": " (z * std + mean = physical value)",
     "NOTES.md": " (written by hand: data, machine, commands, what it is worth)",
 }
+
+_PARTNER = (
+    " Its predictions are averaged with those of a Gaussian process and a forest on features of "
+    "the infinite chain (`gp-trees`)."
+)
 
 _PROPERTY = {
     "How to use": "    mips predict polymers.csv -m THIS_DIRECTORY -o predictions.csv",

@@ -130,7 +130,7 @@ class GaussianProcess:
         """Predict (G,) in the unit of the property from (G, bins) counts and blocks (G, columns)."""
         similarity = min_max_similarity(environments, self.environments)
         kernel = self.amplitude * similarity + self.amplitude_of_square * similarity**2
-        for name, block in self.blocks.items():
+        for name, block in sorted(self.blocks.items()):  # one order of the sum, read or fitted
             z = block.standardise(features[name])
             kernel += block.amplitude * matern(mean_squares(z, self.features[name]), block.length)
             if name == LINEAR:

@@ -25,8 +25,8 @@ from mips_dist.model.kernel import (
 )
 
 # Rows that choose the hyperparameters; more change them little and cost with the cube.
-MAX_ROWS = 1200
-MAX_EVALUATIONS = 60
+MAX_ROWS = 800
+MAX_EVALUATIONS = 50
 JITTER = 1e-8
 # Bounds keep one unlucky fold from explaining its labels without noise.
 _NOISE_BOUNDS = (np.log(2e-4), np.log(1.0))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from mips_dist.chem.chain_features import chain_features
 from mips_dist.chem.conformer import check_backend
 from mips_dist.chem.descriptors import descriptor_groups
 from mips_dist.chem.sample import content_for, featurize, featurize_each
@@ -103,5 +104,9 @@ def predict_one(bundle: Bundle, canonical: str) -> tuple[str, str]:
     with torch.inference_mode():
         z = bundle.model(batch).item()
     value = z * bundle.scaler["std"] + bundle.scaler["mean"]
+    if bundle.partner is not None:
+        other = bundle.partner.model.predict(chain_features([canonical])).item()
+        share = bundle.partner.network_share
+        value = share * value + (1.0 - share) * other
     absent = [name for name in config.descriptors if not batch.descriptor_valid[name].item()]
     return format(value, ".9g"), f"without {', '.join(absent)}" if absent else ""

@@ -55,11 +55,11 @@ def test_topology_of_polystyrene_and_nylon() -> None:
 
 
 def test_a_polymer_has_the_same_features_in_any_company() -> None:
-    together = chain_features(CANONICALS[:20])
-    for i in (0, 7, 19):
+    together = chain_features(CANONICALS[:13])
+    for i in (0, 7, 12):
         alone = chain_features([CANONICALS[i]])
         for name in ("environments", "composition", "topology", "descriptors", "bands"):
             np.testing.assert_array_equal(
                 getattr(alone, name)[0], getattr(together, name)[i], f"{CANONICALS[i]} {name}"
             )
-    assert (together.num_atoms() == [Chem.MolFromSmiles(c).GetNumAtoms() - 2 for c in CANONICALS[:20]]).all()
+    assert (together.num_atoms() == [Chem.MolFromSmiles(c).GetNumAtoms() - 2 for c in CANONICALS[:13]]).all()
