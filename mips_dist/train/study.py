@@ -33,6 +33,8 @@ from mips_dist.data.shards import MANIFEST_NAME, load, read_manifest
 from mips_dist.errors import MipsError
 from mips_dist.train.baselines import BASELINES
 from mips_dist.train.finetuning import FoldConfig, PropertyRows, load_pretrained
+from mips_dist.train.results import GP_TREES
+from mips_dist.train.study_chains import StudyChains, load_chains
 
 LEDGER_FILE = "ledger.jsonl"
 IDENTITY_FILE = "study.json"
@@ -58,7 +60,8 @@ class FinetuneConfig(FoldConfig):
     shards
         Finished shards that hold these polymers; default: made in run_dir/shards.
     baselines
-        Run on the same folds: mean, boosting.
+        Run on the same folds: mean, boosting, gp-trees. With gp-trees, and under `strict`, there is
+        also the row mips-ensemble: its mean with the network.
     seeds
         Seeds of the network; each gives another initialisation, batch order and inner split.
     fold_seed
@@ -138,6 +141,8 @@ class Study:
         The polymers with their features.
     schema
         Feature schema of the models that are saved.
+    chains
+        What gp-trees needs; None where it is not run.
     """
 
     config: FinetuneConfig
@@ -146,6 +151,7 @@ class Study:
     folds: dict[str, Fold]
     block: PolymerBlock
     schema: dict[str, Any]
+    chains: StudyChains | None
 
     def num_polymers(self) -> dict[str, int]:
         """Return the number of distinct polymers of each property."""
@@ -236,6 +242,7 @@ def load_study(config: FinetuneConfig, sets: list[LabelledSet], rejects: list[Re
         folds=kept_folds,
         block=block,
         schema=model_schema(config.model),
+        chains=load_chains(run_dir, sets, folds, names) if GP_TREES in config.baselines else None,
     )
 
 
