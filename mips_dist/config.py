@@ -42,7 +42,8 @@ def compose(schema: type[C], config_name: str, overrides: Sequence[str]) -> C:
 
     Returns
     -------
-    An instance of ``schema``; no OmegaConf object gets further than this function.
+    An instance of ``schema``; no OmegaConf object gets further than this function. Where it has a
+    field ``given``, that lists the keys of the overrides.
 
     Raises
     ------
@@ -63,6 +64,8 @@ def compose(schema: type[C], config_name: str, overrides: Sequence[str]) -> C:
             )
         # Hydra's own node is dropped here; what is left must be exactly the dataclass's fields.
         merged = OmegaConf.merge(OmegaConf.structured(schema), composed)
+        if hasattr(schema, "given"):
+            merged.given = [text.partition("=")[0] for text in overrides]
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UsageError(_one_line(error, schema, config_name)) from error

@@ -5,36 +5,32 @@ import hashlib
 import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mips_dist.chem.sample import content_for
 from mips_dist.config import configs_dir
 from mips_dist.data.block import PolymerBlock
 from mips_dist.data.files import write_atomically
 from mips_dist.data.folds import FOLDS_FILE, Fold, load_or_assign
 from mips_dist.data.properties import (
     BENCHMARK,
-    PSMILES_COLUMN,
     LabelledSet,
     Property,
     Reject,
     read_labelled_sets,
     read_property,
 )
-from mips_dist.data.schema import check_shards, model_schema
-from mips_dist.data.shards import MANIFEST_NAME, load, read_manifest
+from mips_dist.data.schema import model_schema
 from mips_dist.errors import MipsError
 from mips_dist.train.baselines import BASELINES
 from mips_dist.train.finetuning import FoldConfig, PropertyRows, load_pretrained
 from mips_dist.train.results import GP_TREES
 from mips_dist.train.study_chains import StudyChains, load_chains
+from mips_dist.train.study_features import read_features
 
 LEDGER_FILE = "ledger.jsonl"
 IDENTITY_FILE = "study.json"
@@ -68,10 +64,15 @@ class FinetuneConfig(FoldConfig):
         Seed of the folds.
     save_model
         Whether a model trained on all rows is left in run_dir/models for each property.
+    permute_labels
+        Seed of a permutation of each property's labels among its rows, made after the folds: what
+        is then still predicted comes from a leak. None: the labels as they are.
     num_workers
-        Trials at a time; default: one per core.
-    gpus_per_trial
-        GPU share of a trial.
+        Trials at a time; default: as many as the cores allow.
+    cpus_per_trial, gpus_per_trial
+        Cores and GPUs of a trial; parts of one are allowed.
+    given
+        Keys of the command line, which go before the values of a property's file.
     """
 
     run_dir: str = "runs/finetune"
@@ -86,8 +87,11 @@ class FinetuneConfig(FoldConfig):
     num_folds: int = 5
     fold_seed: int = 1
     save_model: bool = True
+    permute_labels: int | None = None
     num_workers: int | None = None
+    cpus_per_trial: float = 1.0
     gpus_per_trial: float = 0.0
+    given: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         FoldConfig.__post_init__(self)
@@ -118,6 +122,12 @@ class FinetuneConfig(FoldConfig):
             raise ValueError(f"num_folds={self.num_folds} must be at least 2")
         if self.num_workers is not None and self.num_workers < 1:
             raise ValueError(f"num_workers={self.num_workers} must be at least 1")
+        if self.permute_labels is not None and self.permute_labels < 0:
+            raise ValueError(
+                f"permute_labels={self.permute_labels} must be a number from 0, or null"
+            )
+        if not self.cpus_per_trial > 0:
+            raise ValueError(f"cpus_per_trial={self.cpus_per_trial} must be above 0")
         if self.gpus_per_trial < 0:
             raise ValueError(f"gpus_per_trial={self.gpus_per_trial} must not be negative")
 
@@ -215,11 +225,13 @@ def load_study(config: FinetuneConfig, sets: list[LabelledSet], rejects: list[Re
     folds, folds_sha256 = load_or_assign(
         run_dir / FOLDS_FILE, sets, config.num_folds, config.fold_seed
     )
+    if config.permute_labels is not None:
+        sets = _permuted(sets, config.permute_labels)
     _check_identity(run_dir / IDENTITY_FILE, _identity(config, sets, folds_sha256))
     names = config.targets or config.properties
     chosen = {s.property.name: (s, f) for s, f in zip(sets, folds, strict=True)}
     chosen = {name: chosen[name] for name in names}
-    block, unusable = _features(config, [labelled for labelled, _ in chosen.values()])
+    block, unusable = read_features(config, [labelled for labelled, _ in chosen.values()])
     sample_of = {psmiles: index for index, psmiles in enumerate(block.psmiles)}
     rows: dict[str, PropertyRows] = {}
     kept_folds: dict[str, Fold] = {}
@@ -246,6 +258,18 @@ def load_study(config: FinetuneConfig, sets: list[LabelledSet], rejects: list[Re
     )
 
 
+def _permuted(sets: list[LabelledSet], seed: int) -> list[LabelledSet]:
+    """Deal the labels of each property anew to its rows; no published row is comparable then."""
+    return [
+        replace(
+            labelled,
+            value=np.random.default_rng([seed, index]).permutation(labelled.value),
+            property=replace(labelled.property, published=None),
+        )
+        for index, labelled in enumerate(sets)
+    ]
+
+
 def _identity(config: FinetuneConfig, sets: list[LabelledSet], folds_sha256: str) -> dict[str, Any]:
     """Return all that changes the number in a cell; `protocol` and `seeds` are in its name."""
     labels = hashlib.sha256()
@@ -263,6 +287,8 @@ def _identity(config: FinetuneConfig, sets: list[LabelledSet], folds_sha256: str
         "fold_seed": config.fold_seed,
         "features": model_schema(config.model),
     }
+    if config.permute_labels is not None:
+        identity["permute_labels"] = config.permute_labels
     if config.pretrained is not None:
         weights = load_pretrained(config).state_dict()
         digest = hashlib.sha256()
@@ -285,73 +311,12 @@ def _check_identity(path: Path, identity: dict[str, Any]) -> None:
             f"{path} is damaged, so nothing says which study {path.parent} holds; "
             "delete that folder, or give another run_dir"
         )
-    differing = [key for key in identity if saved.get(key) != identity[key]]
+    differing = [key for key in saved | identity if saved.get(key) != identity.get(key)]
     if differing:
         raise MipsError(
             f"{path.parent} holds a study with other {', '.join(differing)}; "
             "give another run_dir, or the values of that study"
         )
-
-
-def _features(
-    config: FinetuneConfig, sets: list[LabelledSet]
-) -> tuple[PolymerBlock, dict[str, str]]:
-    """Return the polymers of some sets with their features, and why any of them has none."""
-    needed = sorted({canonical for labelled in sets for canonical in labelled.canonical})
-    shards = Path(config.shards) if config.shards else Path(config.run_dir) / "shards"
-    if config.shards is None and not (shards / MANIFEST_NAME).exists():
-        _preprocess(config, needed, shards)
-    manifest = read_manifest(shards)
-    check_shards(shards, manifest, model_schema(config.model))
-    block = load(shards, with_bonds=config.model.bond_path_bias, with_conformer=False)
-    lacking = set(config.model.descriptors) - set(block.descriptors)
-    if lacking:
-        raise MipsError(
-            f"{shards} lacks {', '.join(sorted(lacking))}; make shards with content=full, or give "
-            f"model.descriptors=[{','.join(block.descriptors)}]"
-        )
-    missing = set(needed) - set(block.psmiles)
-    reasons = _shard_rejects(config, shards) if missing else {}
-    if missing - set(reasons):
-        raise MipsError(
-            f"{shards} lacks {len(missing - set(reasons))} of the {len(needed)} polymers; "
-            "give another run_dir or other shards"
-        )
-    return block, reasons
-
-
-def _preprocess(config: FinetuneConfig, canonicals: list[str], shards: Path) -> None:
-    """Run the preprocessing application on the distinct polymers, in a process of its own."""
-    structures = Path(config.run_dir) / "structures.csv"
-    write_atomically(structures, "\n".join([PSMILES_COLUMN, *canonicals]) + "\n")
-    overrides = {
-        "input": str(structures.resolve()),
-        "output": str(shards.resolve()),
-        "content": content_for(config.model.descriptors),
-        "max_hops": str(config.model.max_hops),
-        "num_conformers": str(config.model.num_conformers),
-        "conformer_backend": config.model.conformer_backend,
-    }
-    if config.num_workers is not None:
-        overrides["num_actors"] = str(config.num_workers)
-    # Quoted, so that Hydra takes spaces, commas and equal signs of a path as they are.
-    quoted = {
-        key: value.replace("\\", "\\\\").replace("'", "\\'") for key, value in overrides.items()
-    }
-    command = [sys.executable, "-m", "preprocess", *(f"{k}='{v}'" for k, v in quoted.items())]
-    code = subprocess.run(command, check=False).returncode
-    if code:
-        raise MipsError(f"preprocessing of {structures} failed (exit code {code}); see above")
-
-
-def _shard_rejects(config: FinetuneConfig, shards: Path) -> dict[str, str]:
-    """Return canonical -> reason of the polymers that preprocessing of structures.csv rejected."""
-    structures = Path(config.run_dir) / "structures.csv"
-    if config.shards is not None or not structures.exists():
-        return {}
-    canonicals = structures.read_text(encoding="utf-8").split("\n")[1:]
-    with open(shards / "rejects.csv", encoding="utf-8", newline="") as file:
-        return {canonicals[int(r["row"])]: r["reason"] for r in csv.DictReader(file)}
 
 
 def _write_rejects(rejects: Iterable[Reject], path: Path) -> None:

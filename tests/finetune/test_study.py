@@ -11,20 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 import mips_dist
 from mips_dist.config import run
 from mips_dist.data.schema import known_schema
 from mips_dist.errors import MipsError
-from mips_dist.finetune import RayTrials, _model_jobs, _summaries, main
+from mips_dist.finetune import _model_jobs, _summaries, main
 from mips_dist.model.bundle import load_bundle
 from mips_dist.train.cells import has_model, model_dir, study_cells, train_model
-from mips_dist.train.finetuning import FittedModel, PropertyRows, finetune_all, predict
-from mips_dist.train.results import Cell, FoldResult, Ledger
+from mips_dist.train.finetuning import FittedModel, finetune_all, predict
+from mips_dist.train.results import FoldResult, Ledger
 from mips_dist.train.study import FinetuneConfig, Study, load_study, read_sets
 from mips_dist.train.tables import Summary
-from tests.finetune.learnable import label, labelled_rows, tiny_model, write_csv
+from tests.finetune.learnable import label, tiny_model, write_csv
 from tests.shard_folder import polymers, write_shards
 
 ENTRY = Path(mips_dist.__file__).parent / "finetune.py"
@@ -202,28 +201,6 @@ def test_wrong_input_is_one_line(arguments, code, message, own_csv, tmp_path, ca
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert message in error
-
-
-def test_a_trial_with_a_bad_label_changes_no_other(config, tmp_path):
-    block, rows = labelled_rows(COUNT)
-    broken = PropertyRows("broken", "", rows.sample, rows.row, np.full(COUNT, np.nan))
-    folds = (rows.sample % 5).astype(np.int64)
-    names = {"oxygen": rows, "broken": broken}
-    config.num_workers = 2
-    study = Study(config, [], names, dict.fromkeys(names, folds), block, known_schema())
-    cells = [Cell("mips", name, fold, 0, "strict") for name in names for fold in range(2)]
-    kept = {}
-    with RayTrials(study, tmp_path, Console(quiet=True)) as trials:
-        jobs = [{"cell": list(cell)} for cell in cells]
-        failures = trials.run(jobs, "cells", lambda r: kept.update({r.cell(): r}))
-    assert set(kept) == set(cells[:2])
-    assert set(failures) == {str(cell) for cell in cells[2:]}
-    assert all("a label is NaN" in reason for reason in failures.values())
-    from mips_dist.train.cells import run_cell
-
-    # A trial's numbers are those of a plain call.
-    here = run_cell(study, cells[0])
-    assert here.prediction == kept[cells[0]].prediction
 
 
 def wait_for_lines(path: Path, count: int, process: subprocess.Popen) -> None:

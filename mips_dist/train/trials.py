@@ -1,0 +1,282 @@
+"""Pieces of a study as Ray Tune trials on this machine, each in a process of its own.
+
+The one module of training that imports Ray. The ledger of the study decides what is done; Ray's own
+state is thrown away.
+"""
+
+import json
+import logging
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.live import Live
+
+from mips_dist.errors import MipsError
+from mips_dist.train.board import Board
+from mips_dist.train.cells import run_cell, train_model
+from mips_dist.train.results import Cell, FoldResult
+from mips_dist.train.study import FinetuneConfig, Study
+from mips_dist.train.tables import Summary
+
+RAY_ENVIRONMENT = {
+    # Made for desktops; it is what binds a local Ray to 127.0.0.1. An address given to ray.init is
+    # replaced by one that other machines can reach.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the driver; the ledger has what is finished
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+RAY_LINK = ".ray"
+OBJECT_STORE_BYTES = 256 * 1024 * 1024
+# A trial whose process dies starts again this often; an error that it reports is final.
+MAX_DEATHS = 3
+# Ray gives its own processes 30 s, which is short on a crowded machine.
+NUM_STARTS = 4
+SECONDS_BETWEEN_REPORTS = 5.0
+REFRESHES_PER_SECOND = 2
+
+Job = dict[str, Any]
+Keep = Callable[[FoldResult], None]
+
+
+class RayTrials:
+    """A pool of trial processes; Ray starts with the first job.
+
+    Parameters
+    ----------
+    config
+        Its num_workers, cpus_per_trial and gpus_per_trial are the shares.
+    run_dir
+        Holds a link to what Ray writes, which the next driver removes if this one is killed.
+    """
+
+    def __init__(self, config: FinetuneConfig, run_dir: Path, console: Console) -> None:
+        self._config, self._run_dir, self._console = config, run_dir, console
+        self._temporary: str | None = None
+
+    def __enter__(self) -> "RayTrials":
+        """Return the pool."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop Ray and remove what it wrote."""
+        if self._temporary is None:
+            return
+        import ray
+
+        ray.shutdown()
+        shutil.rmtree(self._temporary, ignore_errors=True)
+        (self._run_dir / RAY_LINK).unlink()
+
+    def run(self, study: Study, jobs: list[Job], board: Board, keep: Keep) -> dict[str, str]:
+        """Run jobs; hand each cell's result to `keep` as it comes; return name -> failure."""
+        if not jobs:
+            return {}
+        shared = {"study": study, "run_dir": str(self._run_dir.resolve())}
+        from ray import tune
+
+        lively = self._console.is_terminal
+        watch = _watch(board, keep, self._console)
+        live = Live(board, console=self._console, refresh_per_second=REFRESHES_PER_SECOND)
+        with live if lively else nullcontext():
+            self.fit(_trial, shared, {"job": tune.grid_search(jobs)}, [watch])
+        return watch.failures
+
+    def fit(
+        self,
+        function: Callable[..., None],
+        shared: dict[str, Any],
+        space: dict[str, Any] | None,
+        callbacks: list[Any],
+        **settings: Any,
+    ) -> None:
+        """Run a function as trials, each with its share of the machine.
+
+        Parameters
+        ----------
+        function
+            Called with a point of `space` and, by name, with all of `shared`.
+        settings
+            Further arguments of `ray.tune.TuneConfig`.
+        """
+        self._start()
+        from ray import tune
+
+        assert self._temporary is not None
+        share = {"cpu": self._config.cpus_per_trial, "gpu": self._config.gpus_per_trial}
+        tuner = tune.Tuner(
+            tune.with_resources(tune.with_parameters(function, **shared), share),
+            param_space=space,
+            tune_config=tune.TuneConfig(
+                reuse_actors=True, max_concurrent_trials=self._config.num_workers, **settings
+            ),
+            run_config=tune.RunConfig(
+                storage_path=self._temporary + "/tune",
+                failure_config=tune.FailureConfig(max_failures=MAX_DEATHS),
+                callbacks=callbacks,
+                verbose=0,
+            ),
+        )
+        tuner.fit()
+
+    def _start(self) -> None:
+        if self._temporary is not None:
+            return
+        for name, value in RAY_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        import ray
+
+        # Not below run_dir: the path of a Unix socket ends at 107 characters. The link lets the
+        # next driver remove what a killed one left.
+        link = self._run_dir / RAY_LINK
+        if link.is_symlink():
+            shutil.rmtree(link.readlink(), ignore_errors=True)
+            link.unlink()
+        self._temporary = tempfile.mkdtemp(prefix="mips-")
+        link.symlink_to(self._temporary)
+        num_cpus = self._num_cpus()
+        for attempt in range(1, NUM_STARTS + 1):
+            try:
+                ray.init(
+                    address="local",  # never a cluster of someone else on this machine
+                    num_cpus=num_cpus,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    _temp_dir=self._temporary,
+                )
+                break
+            except Exception as error:  # Ray has no class for a start that takes too long
+                ray.shutdown()
+                if attempt == NUM_STARTS:
+                    raise MipsError(
+                        f"Ray did not start ({str(error).splitlines()[0]}); is the machine too "
+                        "busy? The same command continues"
+                    ) from error
+        found = ray.cluster_resources().get("GPU", 0.0)
+        if self._config.gpus_per_trial > found:
+            raise MipsError(
+                f"gpus_per_trial={self._config.gpus_per_trial:g}, but Ray sees {found:g} GPUs "
+                "here; give a share that fits, or 0"
+            )
+
+    def _num_cpus(self) -> int:
+        """Return the CPUs to share out: those of the machine, or what num_workers trials want."""
+        share, workers = self._config.cpus_per_trial, self._config.num_workers
+        num_cpus = math.ceil(share * workers) if workers else len(os.sched_getaffinity(0))
+        if share > num_cpus:
+            raise MipsError(f"cpus_per_trial={share:g} is more than the {num_cpus} cores here")
+        return num_cpus
+
+
+def _name(job: Job) -> str:
+    return f"model of {job['model']}" if "model" in job else str(Cell(*job["cell"]))
+
+
+def _watch(board: Board, keep: Keep, console: Console) -> Any:
+    """Return a Tune callback that keeps results and moves the board, or prints plain lines.
+
+    Tune pickles the class, so its methods get what cannot be pickled through the instance.
+    """
+    from ray.tune import Callback
+
+    class Watch(Callback):
+        def __init__(self, board: Board, keep: Keep, console: Console) -> None:
+            self.board, self.keep, self.console = board, keep, console
+            self.failures: dict[str, str] = {}
+
+        def __getstate__(self) -> dict[str, Any]:
+            return {}  # Tune pickles callbacks for a restore, which nothing here uses
+
+        def on_trial_result(
+            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
+        ) -> None:
+            job = trial.config["job"]
+            if "epoch" in result:
+                self.board.show_epoch(job, result["epoch"])
+            elif "failure" in result:
+                self.fail(job, result["failure"])
+            elif "result" in result:
+                done = FoldResult(**json.loads(result["result"]))
+                self.keep(done)
+                self.board.show_result(done)
+                unit = f" {done.unit}" if done.unit not in ("", "1") else ""
+                self.say(f"{_name(job)}: R2 {done.r2:.3f}, RMSE {done.rmse:.3g}{unit}")
+            elif "model" in result:
+                self.board.show_model()
+                self.say(f"{_name(job)}: done")
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+            self.fail(trial.config["job"], _last_line(trial))
+
+        def fail(self, job: Job, reason: str) -> None:
+            self.failures[_name(job)] = reason
+            self.board.show_failure(job)
+            self.console.print(f"{_name(job)} failed: {reason}")
+
+        def say(self, line: str) -> None:
+            if not self.console.is_terminal:  # there the board shows it
+                self.console.print(line)
+
+    return Watch(board, keep, console)
+
+
+def _last_line(trial: Any) -> str:
+    return str(trial.get_error() or "its process died").strip().splitlines()[-1]
+
+
+def _trial(params: dict[str, Any], study: Study, run_dir: str) -> None:
+    """Run one job in a process of its own and report its result or its failure as a value."""
+    from ray import tune
+
+    job = params["job"]
+    reported = time.monotonic()
+
+    def on_epoch(epoch: int) -> None:
+        nonlocal reported
+        if epoch == 1 or time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
+            reported = time.monotonic()
+            tune.report({"epoch": epoch})
+
+    def work() -> dict[str, Any]:
+        if "model" in job:
+            summary = Summary(**job["summary"])
+            train_model(study, Path(run_dir), job["model"], summary, job["epochs"])
+            return {"model": job["model"]}
+        return {"result": json.dumps(asdict(run_cell(study, Cell(*job["cell"]), on_epoch)))}
+
+    tune.report(result_or_failure(work))
+
+
+def result_or_failure(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what `work` returns, or the failure that a user can do something about.
+
+    A failure that would come again is final; of anything else the process of the trial dies, and
+    the trial starts again.
+    """
+    try:
+        return work()
+    except MipsError as error:
+        return {"failure": str(error)}
+    except (MemoryError, RuntimeError) as error:
+        # PyTorch has a class of its own for GPUs alone.
+        is_short = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not is_short and "can't allocate memory" not in str(error):
+            raise
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # other trials have shares of this GPU
+    return {"failure": "out of memory; lower batch_size, or num_workers for fewer trials at a time"}
