@@ -108,6 +108,33 @@ def rsit(
 
 
 @app.command()
+def fragments(
+    model: Annotated[Path, typer.Option("-m", "--model", help="property model, linear head")],
+    input: Annotated[
+        Path, typer.Option("--input", metavar="FILE", help="csv or csv.gz with a psmiles column")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="folder to write")],
+    debug: Debug = False,
+) -> None:
+    """Say what each fragment adds to a property, over the polymers of a csv.
+
+    Writes fragments.csv and fragments.html (the fragments drawn, sorted by
+    their mean effect). Needs a model with a linear head (model.head=linear in
+    fine-tuning): under it the contributions of a polymer's fragments sum to
+    its prediction less one constant.
+
+    Example: mips fragments -m runs/linear/models/egc --input Egc.csv -o runs/fragments
+    """
+
+    def work() -> None:
+        from mips_dist.use.fragments import fragments_file
+
+        fragments_file(input, model, output)
+
+    raise typer.Exit(guarded(work, debug))
+
+
+@app.command()
 def plan(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="see configs/plan.yaml")

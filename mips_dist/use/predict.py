@@ -13,7 +13,7 @@ import torch
 from mips_dist.chem.conformer import check_backend
 from mips_dist.chem.descriptors import descriptor_groups
 from mips_dist.chem.sample import content_for, featurize, featurize_each
-from mips_dist.data.batch import collate
+from mips_dist.data.batch import PolymerBatch, collate
 from mips_dist.data.block import stack
 from mips_dist.data.schema import known_schema
 from mips_dist.errors import MipsError
@@ -110,6 +110,16 @@ def predict_value(bundle: Bundle, canonical: str) -> tuple[float | None, str]:
     polymer does not have. None, and the reason, where chemistry fails on the polymer.
     """
     assert bundle.scaler is not None
+    batch, remark = featurized(bundle, canonical)
+    if batch is None:
+        return None, remark
+    with torch.inference_mode():
+        z = bundle.model(batch).item()
+    return z * bundle.scaler["std"] + bundle.scaler["mean"], remark
+
+
+def featurized(bundle: Bundle, canonical: str) -> tuple[PolymerBatch | None, str]:
+    """Make what a model reads of one polymer, a batch of its own, and a remark as above."""
     config = bundle.model.config
     content = content_for(config.descriptors)
     number, backend = config.num_conformers, config.conformer_backend
@@ -124,8 +134,5 @@ def predict_value(bundle: Bundle, canonical: str) -> tuple[float | None, str]:
     known = descriptor_groups(number, backend)
     groups = [known[name] for name in config.descriptors]
     batch = collate(stack(samples, [0], groups), pack_size=None)
-    with torch.inference_mode():
-        z = bundle.model(batch).item()
-    value = z * bundle.scaler["std"] + bundle.scaler["mean"]
     absent = [name for name in config.descriptors if not batch.descriptor_valid[name].item()]
-    return value, f"without {', '.join(absent)}" if absent else ""
+    return batch, f"without {', '.join(absent)}" if absent else ""
