@@ -13,7 +13,13 @@ from rich.console import Console
 from mips_dist.config import run, save_resolved
 from mips_dist.errors import MipsError
 from mips_dist.train.board import Board
-from mips_dist.train.cells import has_model, model_dir, study_cells, write_curve
+from mips_dist.train.cells import (
+    ensemble_results,
+    has_model,
+    model_dir,
+    study_cells,
+    write_curve,
+)
 from mips_dist.train.results import NETWORK, Cell, FoldResult, Ledger
 from mips_dist.train.study import (
     LEDGER_FILE,
@@ -85,10 +91,11 @@ def _summaries(study: Study, ledger: Ledger) -> list[Summary]:
 
 
 def _shown(study: Study, ledger: Ledger) -> list[FoldResult]:
-    """Return all results as tables have them: with a protocol that tells of permuted labels."""
+    """Return all results as tables have them: the ensemble too, permuted labels told of."""
     seed = study.config.permute_labels
     note = "" if seed is None else f", labels permuted (seed {seed})"
-    return [replace(r, protocol=r.protocol + note) for r in ledger.results.values()]
+    found = [*ledger.results.values(), *ensemble_results(study, ledger.results)]
+    return [replace(r, protocol=r.protocol + note) for r in found]
 
 
 def _model_jobs(study: Study, run_dir: Path, ledger: Ledger, summaries: list[Summary]) -> list[Job]:

@@ -188,3 +188,16 @@ def _ask(atom: Chem.Atom) -> bytes:
         atom.GetIsotope(),
     )
     return np.array(row, dtype=np.int16).tobytes()
+
+
+def open_unit_features(unit: RepeatUnit) -> np.ndarray:
+    """Return the features of every atom of a unit as it stands, its stars included: (n, 9) int16.
+
+    What the released code gives a model: a star stands where the neighbour should be, so they
+    depend on the cut (defect 9). Columns as in `ATOM_FEATURES`; a star has atomic number 0.
+    """
+    rows = b"".join(_ask(atom) for atom in unit.mol.GetAtoms())
+    features = np.frombuffer(rows, dtype=np.int16).reshape(-1, len(ATOM_FEATURES)).copy()
+    rings = unit.mol.GetRingInfo().AtomRings()
+    features[:, ATOM_FEATURES.index("ring_size")] = ring_sizes(rings, len(features))
+    return features

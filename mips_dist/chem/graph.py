@@ -26,6 +26,11 @@ BOND_TYPES = ("other", "single", "double", "triple", "aromatic")
 _BOND_TYPE_OF_TWICE_ORDER = np.array([0, 0, 1, 4, 2, 0, 3], dtype=np.uint8)
 
 
+def bond_types(orders: np.ndarray) -> np.ndarray:
+    """Return the code in `BOND_TYPES` of each bond order (uint8)."""
+    return _BOND_TYPE_OF_TWICE_ORDER[(2 * orders).astype(np.intp)]
+
+
 @dataclass(frozen=True, slots=True)
 class PolymerGraph:
     """One infinite polymer (N atoms, B bonds, P pairs, T and S path entries).
@@ -162,7 +167,7 @@ class _Unit:
             places=places,
             orders=matrix[places],
             sp2=sp2_atoms(unit),
-            backbone=_backbone(unit, rings),
+            backbone=backbone_atoms(unit, rings),
             ring_sizes=ring_sizes(rings, len(unit.bond_orders)),
         )
 
@@ -244,11 +249,11 @@ class _Bonds:
         orders[link] = [u.order for u in units]
         cell_shift = np.zeros(ends[-1], dtype=np.int8)
         cell_shift[link] = 1
-        bond_type = _BOND_TYPE_OF_TWICE_ORDER[(2 * orders).astype(np.intp)]
+        bond_type = bond_types(orders)
         return cls(edge_index, bond_type, cell_shift, ends)
 
 
-def _backbone(unit: RepeatUnit, rings: tuple[tuple[int, ...], ...]) -> set[int]:
+def backbone_atoms(unit: RepeatUnit, rings: tuple[tuple[int, ...], ...]) -> set[int]:
     """Return the atoms of every biconnected block on the block-cut path between the boundary atoms.
 
     A ring that shares two atoms with blocks of that path closes a cycle with them, so it lies in

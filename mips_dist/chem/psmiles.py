@@ -281,12 +281,12 @@ def allowed_cuts(unit: RepeatUnit) -> list[Cut]:
 
 def write_cut(unit: RepeatUnit, cut: Cut) -> str:
     """Write the canonical text of the chain cut at one of its `allowed_cuts`."""
-    text = Chem.MolToSmiles(unit.mol if cut.is_link else _moved(unit.mol, unit, cut))
+    text = Chem.MolToSmiles(unit.mol if cut.is_link else move_cut(unit.mol, unit, cut))
     # Beside a metal RDKit writes every atom in brackets.
     return text.replace("[*]", "*")
 
 
-def _moved(mol: Chem.Mol, unit: RepeatUnit, cut: Cut) -> Chem.RWMol:
+def move_cut(mol: Chem.Mol, unit: RepeatUnit, cut: Cut) -> Chem.RWMol:
     """Close the link and open another backbone bond; the stars move along."""
     edited = Chem.RWMol(mol)
     for star, end in zip(unit.stars, unit.ends, strict=True):
@@ -302,7 +302,7 @@ def _moved(mol: Chem.Mol, unit: RepeatUnit, cut: Cut) -> Chem.RWMol:
 def _moved_kekule(unit: RepeatUnit, cut: Cut) -> str:
     kekule = Chem.Mol(unit.mol)
     Chem.Kekulize(kekule, clearAromaticFlags=True)
-    return Chem.MolToSmiles(_moved(kekule, unit, cut))
+    return Chem.MolToSmiles(move_cut(kekule, unit, cut))
 
 
 def _quotient_colours(unit: RepeatUnit) -> list[int]:
@@ -372,25 +372,3 @@ def repeat(unit: RepeatUnit, copies: int) -> Chem.RWMol:
         chain.RemoveBond(after + unit.stars[0], after + unit.ends[0])
         chain.AddBond(before + unit.ends[1], after + unit.ends[0], BOND_OF_ORDER[unit.order])
     return chain
-
-
-def random_spelling(psmiles: str, rng: np.random.Generator, max_repeats: int = 3) -> str:
-    """Draw another spelling of a polymer: repetition, cut, direction, atom order, Kekule form.
-
-    The paper's Algorithm 1 (random augmentation) with valid cuts only (defect 12).
-    """
-    unit = parse(psmiles)
-    chain = repeat(unit, int(rng.integers(1, max_repeats + 1)))
-    for atom in reversed([a.GetIdx() for a in chain.GetAtoms() if a.GetDegree() == 0]):
-        chain.RemoveAtom(atom)
-    Chem.SanitizeMol(chain)
-    unit = parse(Chem.MolToSmiles(chain))
-    cuts = allowed_cuts(unit)
-    cut = cuts[int(rng.integers(len(cuts)))]
-    mol = Chem.Mol(unit.mol) if cut.is_link else _moved(unit.mol, unit, cut).GetMol()
-    mol = Chem.RenumberAtoms(mol, [int(i) for i in rng.permutation(mol.GetNumAtoms())])
-    if rng.random() < 0.5:
-        Chem.SanitizeMol(mol)
-        Chem.Kekulize(mol, clearAromaticFlags=True)
-    root = int(rng.integers(mol.GetNumAtoms()))
-    return Chem.MolToSmiles(mol, canonical=False, rootedAtAtom=root)

@@ -44,9 +44,9 @@ def atom_class(atom_features: Tensor) -> Tensor:
 
     Returns
     -------
-    (N,) long in 0..100.
+    (N,) long in 0..100. A star (atomic number 0) is one of the others, as in the released code.
     """
-    return atom_features[:, ELEMENT].clamp(1, NUM_ATOM_CLASSES) - 1
+    return (atom_features[:, ELEMENT].clamp(0, NUM_ATOM_CLASSES) - 1) % NUM_ATOM_CLASSES
 
 
 class AtomEmbedding(nn.Module):

@@ -89,6 +89,13 @@ class GinModel(nn.Module):
         return self.head(pooled)
 
 
+def initial_gin(config: GinConfig, seed: int) -> GinModel:
+    """Return a model with random weights, a function of the seed alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return GinModel(config).eval()
+
+
 def batch_edges(batch: PolymerBatch) -> Tensor:
     """Return the bonds of the batch, each in both directions (2, 2 B): neighbour, atom.
 

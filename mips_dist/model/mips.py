@@ -49,6 +49,9 @@ class MipsConfig:
         "pre": normalise before each part, as released; "post": after it, as in the paper's text.
     activation
         "gelu", as released, or "relu", as in the paper's text; of the layers and the head.
+    head
+        Of a property model: "mlp", two layers, as released; "linear", under which the shares of
+        atoms and fragments in a prediction are exact. Pre-training always has two layers.
     """
 
     hidden_dim: int = 512
@@ -67,6 +70,7 @@ class MipsConfig:
     bond_path_bias: bool = False
     norm: str = "pre"
     activation: str = "gelu"
+    head: str = "mlp"
 
     def __post_init__(self) -> None:
         for name in (
@@ -92,6 +96,7 @@ class MipsConfig:
         _check_choice("logit_scale", self.logit_scale, ("model", "head"))
         _check_choice("norm", self.norm, ("pre", "post"))
         _check_choice("activation", self.activation, tuple(ACTIVATIONS))
+        _check_choice("head", self.head, ("mlp", "linear"))
         for name in self.descriptors:
             _check_choice("descriptors", name, tuple(DESCRIPTOR_WIDTHS))
         if len(set(self.descriptors)) < len(self.descriptors):
@@ -270,17 +275,20 @@ def _run_layers(
 
 
 class Head(nn.Module):
-    """Two-layer perceptron on atom or polymer vectors."""
+    """Two-layer perceptron on atom or polymer vectors, or its last layer alone."""
 
-    def __init__(self, config: MipsConfig, num_outputs: int) -> None:
+    def __init__(self, config: MipsConfig, num_outputs: int, is_linear: bool = False) -> None:
         super().__init__()
         self.dropout = config.dropout
         self.activation = ACTIVATIONS[config.activation]
-        self.hidden = nn.Linear(config.hidden_dim, config.hidden_dim)
-        self.output = nn.Linear(config.hidden_dim, num_outputs)
+        width = config.hidden_dim
+        self.hidden = None if is_linear else nn.Linear(width, width)
+        self.output = nn.Linear(width, num_outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (rows of x, num_outputs)."""
+        if self.hidden is None:
+            return self.output(x)
         hidden = self.activation(self.hidden(x))
         return self.output(dropout(hidden, self.dropout, self.training))
 
@@ -310,14 +318,15 @@ class PropertyModel(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = MipsEncoder(config)
-        self.head = Head(config, num_targets)
+        self.head = Head(config, num_targets, is_linear=config.head == "linear")
 
     @classmethod
     def from_pretrained(cls, pretrained: MaskedAtomModel, num_targets: int = 1) -> "PropertyModel":
         """Start from a pre-trained model: all but the output layer is copied, as in the paper."""
         model = cls(pretrained.config, num_targets)
         model.encoder.load_state_dict(pretrained.encoder.state_dict())
-        model.head.hidden.load_state_dict(pretrained.head.hidden.state_dict())
+        if model.head.hidden is not None and pretrained.head.hidden is not None:
+            model.head.hidden.load_state_dict(pretrained.head.hidden.state_dict())
         return model
 
     def encode(self, batch: PolymerBatch) -> Tensor:

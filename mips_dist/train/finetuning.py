@@ -327,8 +327,13 @@ def _initial_model(config: FoldConfig) -> PropertyModel:
 def load_pretrained(config: FoldConfig) -> MaskedAtomModel:
     """Load the pre-trained model and check that it is the one that the configuration describes.
 
+<<<<<<< HEAD
     Dropout may differ: it belongs to the training, not to the weights. Descriptor groups may be
     added after those of the pre-training; their projections start at zero.
+=======
+    Dropout may differ: it belongs to the training, not to the weights; and so may the head, for
+    that of a property model is another one.
+>>>>>>> rsit
     """
     assert config.pretrained is not None
     bundle = load_bundle(model_directory(config.pretrained), known_schema())
@@ -342,7 +347,7 @@ def load_pretrained(config: FoldConfig) -> MaskedAtomModel:
     differing = [
         f"model.{name}={json.dumps(found[name], separators=(',', ':'))}".replace('"', "")
         for name in wanted
-        if wanted[name] != found[name] and name != "dropout"
+        if wanted[name] != found[name] and name not in ("dropout", "head")
     ]
     if differing:
         raise MipsError(

@@ -5,6 +5,7 @@ prediction depends on the polymer alone, bit for bit: not on its spelling, nor o
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -13,11 +14,11 @@ from mips_dist.chem.chain_features import chain_features
 from mips_dist.chem.conformer import check_backend
 from mips_dist.chem.descriptors import descriptor_groups
 from mips_dist.chem.sample import content_for, featurize, featurize_each
-from mips_dist.data.batch import collate
+from mips_dist.data.batch import PolymerBatch, collate
 from mips_dist.data.block import stack
 from mips_dist.data.schema import known_schema
 from mips_dist.errors import MipsError
-from mips_dist.model.bundle import Bundle, load_bundle
+from mips_dist.model.bundle import Bundle, TargetScaler, load_bundle
 from mips_dist.use.canonicalize import COLUMNS
 from mips_dist.use.table import PolymerTable
 
@@ -36,6 +37,22 @@ def predict_file(input: Path, model_dir: Path, output: Path) -> None:
     output
         csv or csv.gz; appears when it is complete.
     """
+    bundle, scaler = open_property_model(model_dir)
+    name = scaler["property"]
+    table = PolymerTable.open(input)
+    columns = [*COLUMNS, name, f"{name}_unit"]
+    with one_thread():
+        table.write(output, columns, _predicted_rows(table, bundle))
+
+
+def open_property_model(model_dir: Path) -> tuple[Bundle, TargetScaler]:
+    """Load a model that predicts a property.
+
+    Raises
+    ------
+    MipsError
+        No such model, one that predicts nothing, or one that this machine cannot featurize for.
+    """
     bundle = load_bundle(model_dir, known_schema())
     if bundle.model.config.descriptors:
         check_backend(bundle.model.config.conformer_backend)
@@ -43,14 +60,16 @@ def predict_file(input: Path, model_dir: Path, output: Path) -> None:
         raise MipsError(
             f"{model_dir} is a pre-trained model, which predicts no property; fine-tune it first"
         )
-    name = bundle.scaler["property"]
-    table = PolymerTable.open(input)
-    columns = [*COLUMNS, name, f"{name}_unit"]
-    # More threads would change the order of sums, and with it the last bits.
+    return bundle, bundle.scaler
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Use one thread: more would change the order of sums, and with it the last bits."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        table.write(output, columns, _predicted_rows(table, bundle))
+        yield
     finally:
         torch.set_num_threads(num_threads)
 
@@ -71,6 +90,12 @@ def _predicted_rows(table: PolymerTable, bundle: Bundle) -> Iterator[list[str]]:
 
 
 def predict_one(bundle: Bundle, canonical: str) -> tuple[str, str]:
+    """Predict one polymer, as text: the nine digits that a float32 has; see `predict_value`."""
+    value, remark = predict_value(bundle, canonical)
+    return "" if value is None else format(value, ".9g"), remark
+
+
+def predict_value(bundle: Bundle, canonical: str) -> tuple[float | None, str]:
     """Predict one polymer.
 
     Parameters
@@ -82,11 +107,25 @@ def predict_one(bundle: Bundle, canonical: str) -> tuple[str, str]:
 
     Returns
     -------
-    The prediction in the property's unit, with the nine digits that a float32 has, and a remark:
-    empty, or the descriptor groups that the polymer does not have. No prediction, and the reason,
-    where chemistry fails on the polymer.
+    The prediction in the property's unit, and a remark: empty, or the descriptor groups that the
+    polymer does not have. None, and the reason, where chemistry fails on the polymer.
     """
     assert bundle.scaler is not None
+    batch, remark = featurized(bundle, canonical)
+    if batch is None:
+        return None, remark
+    with torch.inference_mode():
+        z = bundle.model(batch).item()
+    value = z * bundle.scaler["std"] + bundle.scaler["mean"]
+    if bundle.partner is not None:
+        other = bundle.partner.model.predict(chain_features([canonical])).item()
+        share = bundle.partner.network_share
+        value = share * value + (1.0 - share) * other
+    return value, remark
+
+
+def featurized(bundle: Bundle, canonical: str) -> tuple[PolymerBatch | None, str]:
+    """Make what a model reads of one polymer, a batch of its own, and a remark as above."""
     config = bundle.model.config
     content = content_for(config.descriptors)
     number, backend = config.num_conformers, config.conformer_backend
@@ -97,16 +136,9 @@ def predict_one(bundle: Bundle, canonical: str) -> tuple[str, str]:
         ),
     )
     if failed:
-        return "", failed[0]
+        return None, failed[0]
     known = descriptor_groups(number, backend)
     groups = [known[name] for name in config.descriptors]
     batch = collate(stack(samples, [0], groups), pack_size=None)
-    with torch.inference_mode():
-        z = bundle.model(batch).item()
-    value = z * bundle.scaler["std"] + bundle.scaler["mean"]
-    if bundle.partner is not None:
-        other = bundle.partner.model.predict(chain_features([canonical])).item()
-        share = bundle.partner.network_share
-        value = share * value + (1.0 - share) * other
     absent = [name for name in config.descriptors if not batch.descriptor_valid[name].item()]
-    return format(value, ".9g"), f"without {', '.join(absent)}" if absent else ""
+    return batch, f"without {', '.join(absent)}" if absent else ""

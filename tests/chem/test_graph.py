@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mips_dist.chem.graph import PolymerGraph, build_graph, build_graphs
-from mips_dist.chem.psmiles import canonicalize, random_spelling
+from mips_dist.chem.psmiles import canonicalize
+from mips_dist.chem.respell import random_spelling
 from tests.chem.oligomer import distances_from, explicit_oligomer, features_of, shortest_paths
 from tests.polymers import POLYMERS
 

@@ -16,8 +16,8 @@ from mips_dist.chem.psmiles import (
     canonicalize,
     has_stereo_marks,
     parse,
-    random_spelling,
 )
+from mips_dist.chem.respell import random_spelling, respell
 from tests.polymers import CORNER_CASES, POLYMERS
 
 
@@ -116,6 +116,45 @@ def test_every_spelling_has_one_canonical_form(polymer):
     assert {canonicalize(spelling) for spelling in spellings} == {canonical}
     # The law would hold of nothing if the spellings were all alike.
     assert len(spellings) > 1
+
+
+def check_respellings(polymer: str, rng: np.random.Generator, number: int) -> set[tuple]:
+    """Draw as `mips rsit` does; return the kinds that were met."""
+    given, canonical = Chem.MolFromSmiles(polymer), canonicalize(polymer)
+    kinds = set()
+    for _ in range(number):
+        drawn = respell(polymer, rng)
+        assert canonicalize(drawn.psmiles) == canonical
+        written = Chem.MolFromSmiles(drawn.psmiles)
+        copies = 2 if drawn.is_repeated else 1
+        assert written.GetNumAtoms() - 2 == copies * (given.GetNumAtoms() - 2)
+        if not (drawn.is_repeated or drawn.is_shifted):
+            assert Chem.MolToSmiles(written) == Chem.MolToSmiles(given)
+        kinds.add((drawn.is_repeated, drawn.is_shifted, drawn.is_reversed))
+    return kinds
+
+
+def test_respellings_are_of_every_kind():
+    rng = np.random.default_rng(3)
+    drawn = [check_respellings(canonicalize(polymer), rng, 20) for polymer in POLYMERS]
+    assert max(len(kinds) for kinds in drawn) == 8
+    # One backbone bond to a unit: a shift leads to the same cut again.
+    assert not any(is_shifted for _, is_shifted, _ in check_respellings("*O*", rng, 20))
+
+
+def test_a_reversed_spelling_begins_at_the_other_end():
+    rng = np.random.default_rng(4)
+    for _ in range(20):
+        drawn = respell("*CCO*", rng)
+        if not drawn.is_shifted:
+            assert drawn.psmiles.startswith("*O") == drawn.is_reversed
+
+
+@pytest.mark.needs_data
+def test_respellings_of_the_benchmark_are_the_same_polymers(benchmark_texts):
+    rng = np.random.default_rng(5)
+    for text in benchmark_texts[::5]:
+        check_respellings(Chem.CanonSmiles(text, useChiral=0), rng, 3)
 
 
 def test_different_polymers_have_different_forms():

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mips_dist.chem.psmiles import MAX_CHARACTERS, random_spelling
+from mips_dist.chem.psmiles import MAX_CHARACTERS
+from mips_dist.chem.respell import random_spelling
 from mips_dist.data.shards import load, read_manifest
 from preprocess.rows import Refused, inspect
 from tests.polymers import POLYMERS

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mips_dist.chem.psmiles import random_spelling
+from mips_dist.chem.respell import random_spelling
 from preprocess import merge
 from preprocess.merge import find_first_rows
 from preprocess.verdicts import VerdictFiles, Verdicts
