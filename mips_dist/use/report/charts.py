@@ -233,7 +233,7 @@ def _distance_block(
 
 def scrolling(content: str) -> str:
     """Let a wide table move sideways on a narrow screen."""
-    return f'<div class="scroll" tabindex="0">{content}</div>'
+    return f'<div class="scroll" role="region" aria-label="wide table" tabindex="0">{content}</div>'
 
 
 def learning_curves(folder: StudyFolder) -> str:

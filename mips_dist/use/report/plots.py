@@ -227,4 +227,5 @@ def _log_ticks(low: float, high: float) -> list[float]:
     factors = (1, 2, 5) if high - low < 3 else (1,)
     exponents = range(math.floor(low), math.ceil(high) + 1)
     ticks = [float(f"{factor}e{exponent}") for exponent in exponents for factor in factors]
-    return [tick for tick in ticks if low <= math.log10(tick) <= high]
+    ticks = [tick for tick in ticks if low <= math.log10(tick) <= high]
+    return ticks if len(ticks) > 2 else _ticks(10**low, 10**high)

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from mips_dist.data.properties import Reject
 from mips_dist.page import escape, section, table
 from mips_dist.train.results import NETWORK
@@ -64,7 +66,8 @@ def _matrix(
                 cells.append("–")
                 continue
             published |= summary.note == PUBLISHED
-            text = number(*score(summary))
+            text = number(*score(summary)).replace(" ±", ' <span class="sd">±')
+            text += "</span>" if "<span" in text else ""
             if summary.note == INCOMPLETE:
                 text += f" ({summary.num_cells} cells)"
             elif _is_best(summary, folder.summaries, is_r2):
@@ -225,39 +228,39 @@ def _ablation(component: str, rows: Sequence[dict[str, Any]]) -> str:
     header = ("variant", "property", "protocol", "#R2", "#RMSE", "#cells", "#published R2")
     written = scrolling(table(f"Variants of {escape(component)}", header, lines))
     variants = list(dict.fromkeys(str(row.get("variant", "")) for row in rows))
-    properties = list(dict.fromkeys(str(row.get("property", "")) for row in rows))
-    drawn: dict[str, list[tuple[float, float, float]]] = {}
-    for row in rows:
-        r2, sd = _float(row.get("r2")), _float(row.get("r2_sd"))
-        if math.isfinite(r2):
-            variant = str(row.get("variant", ""))
-            shift = 0.7 * ((variants.index(variant) + 0.5) / len(variants) - 0.5)
-            x = properties.index(str(row.get("property", ""))) + shift
-            drawn.setdefault(variant, []).append((x, r2, sd if math.isfinite(sd) else 0.0))
-    if not drawn:
-        return f"<h3>{escape(component)}</h3>{written}"
-    ends = [y + sign * sd for points in drawn.values() for _, y, sd in points for sign in (-1, 1)]
-    axes = Axes(
-        (-0.5, len(properties) - 0.5),
-        (min(ends), max(ends)),
-        ("property", "R2"),
-        size=(640, 260),
-        categories=properties,
-    )
-    for variant, points in drawn.items():
-        line = Line(
-            variant,
-            [(x, y) for x, y, _ in points],
-            variants.index(variant),
-            [sd for _, _, sd in points],
-        )
-        axes.draw_marks(line, [f"{variant}: {y:.3f}" for _, y, _ in points])
-    title = f"R2 by property for the variants of {component}: {', '.join(drawn)}"
-    legend = keys([(variant, variants.index(variant)) for variant in drawn])
+    figures = []
+    for name in dict.fromkeys(str(row.get("property", "")) for row in rows):
+        own = [row for row in rows if str(row.get("property", "")) == name]
+        own = [row for row in own if math.isfinite(_float(row.get("r2")))]
+        if own:
+            figures.append(_ablation_chart(component, name, own, variants))
+    # A scale for each property: what a variant changes is small beside what tells sets apart.
     return (
-        f"<h3>{escape(component)}</h3><figure>{axes.svg(title)}</figure>{legend}"
-        f"<details open><summary>Numbers</summary>{written}</details>"
+        f"<h3>{escape(component)}</h3>"
+        f'<div class="pair">{"".join(figures)}</div>'
+        f"{keys([(variant, k) for k, variant in enumerate(variants)])}{written}"
     )
+
+
+def _ablation_chart(
+    component: str, name: str, rows: Sequence[dict[str, Any]], variants: Sequence[str]
+) -> str:
+    points = [(variants.index(str(row.get("variant", ""))), _float(row["r2"])) for row in rows]
+    spread = [max(0.0, np.nan_to_num(_float(row.get("r2_sd")))) for row in rows]
+    ends = [y + sign * sd for (_, y), sd in zip(points, spread, strict=True) for sign in (-1, 1)]
+    axes = Axes(
+        (-0.5, len(variants) - 0.5),
+        (min(ends), max(ends)),
+        ("", f"R2 of {name}"),
+        size=(400, 230),
+        categories=variants,
+    )
+    for (x, y), sd in zip(points, spread, strict=True):
+        axes.draw_marks(Line(variants[x], [(x, y)], x, [sd]), [f"{variants[x]}: {y:.3f}"])
+    title = f"R2 of {name} by variant of {component}: " + ", ".join(
+        f"{variants[x]} {y:.3f}" for x, y in points
+    )
+    return f"<figure>{axes.svg(title)}</figure>"
 
 
 def respellings(rows: Sequence[dict[str, Any]]) -> str:

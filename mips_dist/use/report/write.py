@@ -37,6 +37,7 @@ h2+p+.pair h3{margin-top:.5rem}
 .scroll thead th{vertical-align:bottom}
 .notice{background:var(--panel);border-left:.3rem solid var(--c1);border-radius:.25rem;
 padding:.6rem 1rem;max-width:none;overflow-wrap:anywhere}
+.sd{display:block;font-size:.85em;font-weight:400;color:var(--soft)}
 summary{cursor:pointer;font-size:.9rem;color:var(--soft);padding:.25rem 0}
 """
 
@@ -137,7 +138,7 @@ def _origin(folder: StudyFolder) -> str:
         ("labels (rows and values)", str(identity.get("labels_sha256", ""))),
         (f"results ({LEDGER_FILE})", hashlib.sha256(ledger).hexdigest()),
     ]
-    if "pretrained" in identity:
+    if identity.get("pretrained"):
         hashes.append(("pre-trained weights", str(identity["pretrained"])))
     config_text = (folder.path / CONFIG_FILE).read_text(encoding="utf-8")
     return sections.origin(
