@@ -135,6 +135,36 @@ def fragments(
 
 
 @app.command()
+def report(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="folder of a study")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="page to write [RUN_DIR/report.html]")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="where the labels lie, if not where the study found them"),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Make one page of a fine-tuning study: tables, plots, cost, and how it was made.
+
+    The page is one file that loads nothing, so it can be sent and kept. Parity plots and the error
+    against the distance to the training set need the labels: the folder of the eight sets or the
+    csv that the study used; without them the page says so. A study that is still running can be
+    looked at, too.
+
+    Example: mips report runs/finetune -o study.html
+    """
+
+    def work() -> None:
+        from mips_dist.use.report.write import write_report
+
+        print(f"report: {write_report(run_dir, output, data)}")
+
+    raise typer.Exit(guarded(work, debug))
+
+
+@app.command()
 def plan(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="see configs/plan.yaml")

@@ -1,67 +1,24 @@
-"""The page of the data card: sections, tables and style."""
+"""The page of the data card: its sections, and the style of what only a card has."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
 from rdkit import Chem
 
 from mips_dist.data.shards import Manifest
-from preprocess.card_svg import bar, escape, histogram, polymer
+from mips_dist.page import bar, document, escape, section, table
+from preprocess.card_svg import histogram, polymer
 
 _STYLE = """
-:root{color-scheme:light dark;--paper:#fff;--panel:#f4f6f9;--ink:#1b2430;--soft:#55606e;
---line:#d8dee6;--bar:#2b6cb0;--track:#e3e8ef;
---nitrogen:#2347d6;--oxygen:#c81e1e;--light-halogen:#1d7a34;--heavy-halogen:#8a4b12;
+:root{--nitrogen:#2347d6;--oxygen:#c81e1e;--light-halogen:#1d7a34;--heavy-halogen:#8a4b12;
 --sulfur:#7d6300;--phosphorus:#a8420b}
-@media (prefers-color-scheme:dark){:root{--paper:#12161c;--panel:#1b212a;--ink:#e8ecf2;
---soft:#a9b4c2;--line:#333d4a;--bar:#63a9ee;--track:#2a323d;
---nitrogen:#8fa9ff;--oxygen:#ff8a80;--light-halogen:#6fd58a;--heavy-halogen:#e3ab74;
---sulfur:#e3c341;--phosphorus:#ffa96b}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--paper);color:var(--ink);
-font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",sans-serif}
-main,header,footer{max-width:64rem;margin:0 auto;padding:0 1.25rem}
-header{padding-top:2rem}
-h1{font-size:1.75rem;line-height:1.2;margin:0 0 .25rem;overflow-wrap:anywhere}
-h2{font-size:1.2rem;margin:2.5rem 0 .75rem;padding-bottom:.3rem;border-bottom:1px solid var(--line)}
-p{margin:.5rem 0;max-width:48rem}
-.soft,caption,figcaption{color:var(--soft)}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr));gap:.75rem;
-margin:1.5rem 0 .5rem;padding:0;list-style:none}
-.tiles li{background:var(--panel);border:1px solid var(--line);border-radius:.5rem;
-padding:.75rem 1rem}
-.tiles b{display:block;font-size:1.6rem;line-height:1.2;font-variant-numeric:tabular-nums}
-.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,22rem),1fr));
-gap:1.5rem 2.5rem;align-items:start}
-figure{margin:0}
-figcaption{font-size:.9rem}
-table{border-collapse:collapse;width:100%;font-size:.95rem}
-caption{text-align:left;font-size:.9rem;padding-bottom:.3rem}
-th,td{text-align:left;padding:.3rem .6rem .3rem 0;border-bottom:1px solid var(--line);
-vertical-align:top;overflow-wrap:break-word}
-th{font-weight:600}
-tbody th{font-weight:400}
-table+table{margin-top:1.75rem}
-.number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-td.wide{width:38%;vertical-align:middle}
-code{font-family:ui-monospace,"SF Mono",Menlo,Consolas,"Liberation Mono",monospace;font-size:.85em;
-overflow-wrap:anywhere}
-pre{background:var(--panel);border:1px solid var(--line);border-radius:.5rem;padding:.75rem 1rem;
-margin:.5rem 0 1rem;white-space:pre-wrap}
-.chart{width:100%;height:auto;display:block}
-.chart text{fill:var(--soft);font-size:13px;font-family:inherit}
-.grid{stroke:var(--line)}
-.bar{fill:var(--bar)}
-.track{fill:var(--track)}
-.cell{width:100%;height:.7rem;display:block;border-radius:2px}
+@media (prefers-color-scheme:dark){:root{--nitrogen:#8fa9ff;--oxygen:#ff8a80;
+--light-halogen:#6fd58a;--heavy-halogen:#e3ab74;--sulfur:#e3c341;--phosphorus:#ffa96b}}
 .gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,13.5rem),1fr));
 gap:.75rem;padding:0;margin:0;list-style:none}
 .gallery li{background:var(--panel);border:1px solid var(--line);border-radius:.5rem;
 padding:.5rem .75rem .75rem}
 .polymer{width:100%;height:auto;display:block}
-footer{padding-top:1rem;padding-bottom:3rem;font-size:.9rem;color:var(--soft)}
-@media print{body{font-size:11pt}h2{break-after:avoid}li,figure,tr{break-inside:avoid}
-.gallery{grid-template-columns:repeat(4,1fr)}.tiles{grid-template-columns:repeat(5,1fr)}
-*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
+@media print{.gallery{grid-template-columns:repeat(4,1fr)}}
 """
 
 
@@ -89,16 +46,8 @@ def render(
         _origin(manifest, command),
         _gallery(drawn),
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Data card: {name}</title><style>{_STYLE}</style></head>\n"
-        f"<body><header><h1>Data card: {name}</h1>{_summary(manifest)}</header>\n<main>"
-        + "\n".join(body)
-        + f"</main>\n<footer>{_footer(manifest)}</footer></body></html>\n"
-    )
+    title = f"Data card: {name}"
+    return document(title, _STYLE, _summary(manifest), body, _footer(manifest))
 
 
 def _summary(manifest: Manifest) -> str:
@@ -118,35 +67,10 @@ def _summary(manifest: Manifest) -> str:
     )
 
 
-def _section(title: str, *parts: str) -> str:
-    return f"<section><h2>{title}</h2>{''.join(parts)}</section>"
-
-
-def _table(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Write a table of finished cells; cells in columns named with a leading # are numbers."""
-    numeric = [name.startswith("#") for name in header]
-    mark = [' class="number"' if is_number else "" for is_number in numeric]
-    mark = [' class="wide"' if not name else m for name, m in zip(header, mark, strict=True)]
-    heads = [
-        f'<th scope="col"{m}>{name.removeprefix("#")}</th>' if name else f"<td{m}></td>"
-        for name, m in zip(header, mark, strict=True)
-    ]
-    lines = [
-        f'<tr><th scope="row">{first}</th>'
-        + "".join(f"<td{m}>{cell}</td>" for m, cell in zip(mark[1:], rest, strict=True))
-        + "</tr>"
-        for first, *rest in rows
-    ]
-    return (
-        f"<table><caption>{caption}</caption><thead><tr>{''.join(heads)}</tr></thead>"
-        f"<tbody>{''.join(lines)}</tbody></table>"
-    )
-
-
 def _shares(caption: str, what: str, counts: Mapping[str, int], total: int) -> str:
     """Write a table of names with their counts and shares, the largest first."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return _table(
+    return table(
         caption,
         (what, "", "#count", "#share"),
         [
@@ -181,7 +105,7 @@ def _rows(manifest: Manifest) -> str:
         if manifest.stereo_dropped
         else "<p>No accepted row carried stereo marks.</p>"
     )
-    return _section("Rows", f'<div class="pair">{"".join(_boxed(parts))}</div>', merged, stereo)
+    return section("Rows", f'<div class="pair">{"".join(_boxed(parts))}</div>', merged, stereo)
 
 
 def _boxed(parts: Iterable[str]) -> list[str]:
@@ -203,7 +127,7 @@ def _shapes(statistics: Mapping[str, Mapping[str, int]]) -> str:
             chart = histogram(counts, f"Polymers by {title}", title)
             caption = f"Polymers by {title}{note}. {_quantiles(counts)}"
             charts.append(f"<figure>{chart}<figcaption>{caption}</figcaption></figure>")
-    return _section("Size", f'<div class="pair">{"".join(charts) or "<p>No polymer.</p>"}</div>')
+    return section("Size", f'<div class="pair">{"".join(charts) or "<p>No polymer.</p>"}</div>')
 
 
 def _quantiles(counts: Mapping[str, int]) -> str:
@@ -229,7 +153,7 @@ def _elements(statistics: Mapping[str, Mapping[str, int]], num_polymers: int) ->
     polymers = statistics.get("element_polymers", {})
     atoms = statistics.get("element_atoms", {})
     ordered = sorted(polymers, key=lambda number: (-polymers[number], int(number)))
-    table = _table(
+    counts = table(
         "Elements of the repeat units, hydrogens that are not written left out",
         ("element", "", "#polymers", "#share", "#atoms"),
         [
@@ -243,7 +167,7 @@ def _elements(statistics: Mapping[str, Mapping[str, int]], num_polymers: int) ->
             for number in ordered
         ],
     )
-    return _section("Elements", table)
+    return section("Elements", counts)
 
 
 def _chemistry(statistics: Mapping[str, Mapping[str, int]], manifest: Manifest) -> str:
@@ -257,7 +181,7 @@ def _chemistry(statistics: Mapping[str, Mapping[str, int]], manifest: Manifest) 
         _shares("Polymers by what they have", "polymers", statistics.get("traits", {}), total)
         + _shares("Bond between units", "order", statistics.get("link_bonds", {}), total),
     ]
-    return _section("Structure", f'<div class="pair">{"".join(_boxed(parts))}</div>')
+    return section("Structure", f'<div class="pair">{"".join(_boxed(parts))}</div>')
 
 
 def _origin(manifest: Manifest, command: str) -> str:
@@ -277,13 +201,13 @@ def _origin(manifest: Manifest, command: str) -> str:
         )
         for group in manifest.descriptors
     ]
-    return _section(
+    return section(
         "How it was made",
         f"<pre><code>{escape(command)}</code></pre>",
         '<div class="pair"><div>',
-        _table("Input, settings and software", ("what", "value"), facts),
+        table("Input, settings and software", ("what", "value"), facts),
         "</div><div>",
-        _table("Descriptor groups", ("name", "#width", "kind", "version"), groups)
+        table("Descriptor groups", ("name", "#width", "kind", "version"), groups)
         if groups
         else "<p>No descriptors were made (content=topology).</p>",
         "</div></div>",
@@ -298,7 +222,7 @@ def _gallery(drawn: Sequence[str]) -> str:
         f"<p>{len(drawn)} polymers drawn by lot (the smallest hashes of their spellings), shortest "
         "first. Wavy lines are the attachment points.</p>"
     )
-    return _section("Polymers", note, f'<ul class="gallery">{items}</ul>')
+    return section("Polymers", note, f'<ul class="gallery">{items}</ul>')
 
 
 def _footer(manifest: Manifest) -> str:

@@ -1,12 +1,13 @@
-"""Drawings of the data card as inline SVG: histograms, bars in table cells, polymers."""
+"""Drawings of the data card as inline SVG: histograms and polymers."""
 
-import html
 import math
 import re
 from collections.abc import Mapping
 
 from rdkit import Chem
 from rdkit.Chem.Draw import rdMolDraw2D
+
+from mips_dist.page import escape, nice
 
 _WIDTH, _HEIGHT = 400, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 8, 10, 40
@@ -28,11 +29,6 @@ _CLASS = re.compile(r" ?class='[^']*'")
 _DECIMALS = re.compile(r"(\.\d)\d+")
 
 
-def escape(value: object) -> str:
-    """Return a text that is safe in HTML, attributes too; control characters become U+FFFD."""
-    return html.escape("".join(c if c.isprintable() else "\ufffd" for c in str(value)))
-
-
 def histogram(counts: Mapping[str, int], title: str, x_label: str) -> str:
     """Draw a histogram of whole numbers.
 
@@ -47,12 +43,12 @@ def histogram(counts: Mapping[str, int], title: str, x_label: str) -> str:
     """
     numbers = {int(value): count for value, count in counts.items()}
     low, high = min(numbers), max(numbers)
-    width = _nice((high - low + 1) / _MAX_BARS)
+    width = _whole((high - low + 1) / _MAX_BARS)
     first = low // width * width
     bars = [0] * ((high - first) // width + 1)
     for value, count in numbers.items():
         bars[(value - first) // width] += count
-    step = _nice(max(bars) / 5)
+    step = _whole(max(bars) / 5)
     top = math.ceil(max(bars) / step) * step
     slot = (_WIDTH - _LEFT - _RIGHT) / len(bars)
     plot_height = _HEIGHT - _TOP - _BOTTOM
@@ -79,7 +75,7 @@ def histogram(counts: Mapping[str, int], title: str, x_label: str) -> str:
             f'width="{slot - 2 * gap:.2f}" height="{tall:.2f}">'
             f"<title>{name}: {count:,}</title></rect>"
         )
-    every = _nice((high - first + 1) / 8)
+    every = _whole((high - first + 1) / 8)
     for value in range(-(-first // every) * every, high + 1, every):
         x = _LEFT + ((value - first) / width + (0.5 if width == 1 else 0)) * slot
         parts.append(f'<text x="{x:.1f}" y="{floor + 16}" text-anchor="middle">{value}</text>')
@@ -90,23 +86,12 @@ def histogram(counts: Mapping[str, int], title: str, x_label: str) -> str:
     return "".join([*parts, "</svg>"])
 
 
-def _nice(least: float) -> int:
-    """Return the smallest of 1, 2, 5, 10, 20, ... that is at least so much."""
-    power = 10 ** max(0, math.floor(math.log10(max(least, 1))))
-    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= least)
+def _whole(least: float) -> int:
+    return int(nice(max(least, 1.0)))
 
 
 def _modes(numbers: Mapping[int, int]) -> int:
     return max(numbers, key=lambda value: (numbers[value], -value))
-
-
-def bar(share: float) -> str:
-    """Draw a horizontal bar that fills a share of its table cell; the number stands beside it."""
-    return (
-        '<svg class="cell" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'
-        '<rect class="track" width="100" height="10"/>'
-        f'<rect class="bar" width="{100 * share:.2f}" height="10"/></svg>'
-    )
 
 
 def polymer(psmiles: str) -> str:

@@ -23,7 +23,9 @@ FORBIDDEN = {
     "mips_dist.train.engine": {"ray", "hydra"},
     "mips_dist.train.partitions": {"ray", "hydra"},
     "mips_dist.train.trials": {"deepspeed", "hydra"},
+    "mips_dist.page": {"torch", "ray", "deepspeed", "hydra", "rdkit", "mips_dist.data"},
     "mips_dist.use": {"ray", "deepspeed", "mips_dist.train"},
+    "mips_dist.use.report": {"ray", "deepspeed", "hydra"},  # it reads what training wrote
     "mips_dist.pretrain": {"ray", "deepspeed"},
     "mips_dist.finetune": {"deepspeed", "mips_dist.pretrain"},
     "preprocess": {"torch", "deepspeed", "mips_dist.model", "mips_dist.train"},

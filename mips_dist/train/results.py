@@ -99,6 +99,26 @@ def regression_scores(target: Values, prediction: Values) -> Scores:
     )
 
 
+def read_lines(content: bytes, path: Path) -> dict[Cell, FoldResult]:
+    """Read the complete lines of a ledger; of two with one cell the later counts.
+
+    Raises
+    ------
+    MipsError
+        A damaged line.
+    """
+    results: dict[Cell, FoldResult] = {}
+    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
+        try:
+            result = FoldResult(**json.loads(line))
+        except (ValueError, TypeError) as error:
+            raise MipsError(
+                f"{path}, line {number}, is damaged; delete the line to have it done again"
+            ) from error
+        results[result.cell()] = result
+    return results
+
+
 class Ledger:
     """The finished cells of a study, in a file of one JSON object a line.
 
@@ -113,20 +133,12 @@ class Ledger:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise MipsError(f"another run is at work in {path.parent}; wait for its end") from None
-        self.results: dict[Cell, FoldResult] = {}
         self._file.seek(0)
         content = self._file.read()
         complete = content[: content.rfind(b"\n") + 1]
         if len(complete) < len(content):
             self._file.truncate(len(complete))
-        for number, line in enumerate(complete.splitlines(), start=1):
-            try:
-                result = FoldResult(**json.loads(line))
-            except (ValueError, TypeError) as error:
-                raise MipsError(
-                    f"{path}, line {number}, is damaged; delete the line to have it done again"
-                ) from error
-            self.results[result.cell()] = result
+        self.results = read_lines(complete, path)
 
     def append(self, result: FoldResult) -> None:
         """Add a finished cell; a cell that is there already stays as it is."""

@@ -1,0 +1,62 @@
+"""Morgan fingerprints of the infinite chain: how often each atom environment occurs in a unit.
+
+The environments are those of the atoms of the middle unit of an oligomer, long enough that none of
+them reaches its ends. So the counts are those of the chain, wherever it is cut: another spelling
+gives the same, a unit written twice gives twice as much.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from rdkit import Chem, DataStructs
+from rdkit.Chem import rdFingerprintGenerator
+from rdkit.DataStructs import ULongSparseIntVect
+
+from mips_dist.chem.psmiles import backbone_path, parse, repeat
+
+RADIUS = 2
+# Redundant environments stay: without them one that two atoms share would count for the atom that
+# comes first, which may belong to another unit.
+_GENERATOR = rdFingerprintGenerator.GetMorganGenerator(
+    radius=RADIUS, includeRedundantEnvironments=True
+)
+
+
+def chain_counts(psmiles: str) -> ULongSparseIntVect:
+    """Count the environments of up to `RADIUS` bonds around the atoms of one repeat unit.
+
+    Parameters
+    ----------
+    psmiles
+        Any valid spelling.
+    """
+    unit = parse(psmiles)
+    # An environment sees the degrees of atoms RADIUS bonds away, so one more atom on each side.
+    side = -(-(RADIUS + 1) // len(backbone_path(unit)))
+    chain = repeat(unit, 2 * side + 1)
+    size = unit.mol.GetNumAtoms()
+    kept = [atom.GetIdx() for atom in chain.GetAtoms() if atom.GetDegree()]
+    stars = [atom.GetIdx() for atom in chain.GetAtoms() if not atom.GetDegree()]
+    for star in reversed(stars):
+        chain.RemoveAtom(star)
+    Chem.SanitizeMol(chain)
+    middle = [new for new, old in enumerate(kept) if old // size == side]
+    return _GENERATOR.GetSparseCountFingerprint(chain, fromAtoms=middle)
+
+
+def distance_to_nearest(
+    polymers: Sequence[ULongSparseIntVect], others: Sequence[ULongSparseIntVect]
+) -> np.ndarray:
+    """Return 1 - the largest Tanimoto similarity of each polymer to any of the others.
+
+    Parameters
+    ----------
+    polymers, others
+        Counts from `chain_counts`; at least one other.
+
+    Returns
+    -------
+    (len(polymers),) float64 from 0 (the same counts) to 1 (no environment in common).
+    """
+    nearest = [max(DataStructs.BulkTanimotoSimilarity(p, list(others))) for p in polymers]
+    return 1.0 - np.array(nearest, dtype=np.float64)

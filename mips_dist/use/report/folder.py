@@ -1,0 +1,248 @@
+"""What stands in the folder of a fine-tuning study, read without changing or locking anything."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from mips_dist.chem.morgan import chain_counts, distance_to_nearest
+from mips_dist.config import configs_dir
+from mips_dist.data.folds import FOLDS_FILE, read_folds
+from mips_dist.data.properties import BENCHMARK, Property, read_property
+from mips_dist.errors import MipsError
+from mips_dist.train.results import NETWORK, Cell, FoldResult, read_lines, regression_scores
+from mips_dist.train.study import LEDGER_FILE, FinetuneConfig, read_sets
+from mips_dist.train.tables import Summary, summarize
+
+CONFIG_FILE = "config.yaml"
+# Scores are recomputed from labels and predictions; sums in another order differ by less.
+_SAME_SCORE = 1e-6
+
+
+class Series(NamedTuple):
+    """One row of the tables: a model under a protocol."""
+
+    model: str
+    protocol: str
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFolder:
+    """A study as its folder tells it; labels are not in it.
+
+    Attributes
+    ----------
+    config
+        Resolved configuration of the last command.
+    results
+        The cells that the tables are made of, sorted.
+    properties
+        In the order of the tables.
+    num_polymers
+        Distinct polymers of each property.
+    missing
+        Cells that the last command asks for and the ledger lacks.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    results: list[FoldResult]
+    properties: list[Property]
+    num_polymers: dict[str, int]
+    summaries: list[Summary]
+    missing: list[Cell]
+
+    def series(self) -> list[Series]:
+        """Return the models with their protocols, in the order of the tables."""
+        found = [Series(s.model, s.protocol) for s in self.summaries if s.num_cells]
+        return list(dict.fromkeys(found))
+
+    def cells(self, name: str, series: Series) -> list[FoldResult]:
+        """Return the cells of a property and a series, by fold and seed."""
+        return [r for r in self.results if (r.property, r.model, r.protocol) == (name, *series)]
+
+    def best(self, name: str) -> Series | None:
+        """Return our series with the largest mean R2 on a property, strict ones first."""
+        own = [s for s in self.summaries if s.property == name and s.num_cells]
+        if not own:
+            return None
+        top = max(own, key=lambda s: (s.protocol == "strict", np.nan_to_num(s.r2, nan=-np.inf)))
+        return Series(top.model, top.protocol)
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Labels of one property by row of the csv.
+
+    Attributes
+    ----------
+    value
+        Row -> label in the unit of the property.
+    distance
+        Row -> 1 - largest similarity to a polymer of the other folds, see `chem.morgan`.
+    """
+
+    value: dict[int, float]
+    distance: dict[int, float]
+
+
+def read_folder(path: Path) -> StudyFolder:
+    """Read a study.
+
+    Raises
+    ------
+    MipsError
+        No such folder; no study; a damaged file; a study that has no result yet.
+    """
+    ledger = path / LEDGER_FILE
+    if not path.is_dir():
+        raise MipsError(f"no folder {path}; give the run_dir of a study")
+    if not ledger.is_file():
+        if (path / "checkpoints").is_dir() or (path / "model").is_dir():
+            raise MipsError(
+                f"{path} is a pre-training run, and pages are made of fine-tuning studies; "
+                f"see its curves with: tensorboard --logdir {path / 'tensorboard'}"
+            )
+        raise MipsError(
+            f"{path} is no fine-tuning study (it has no {LEDGER_FILE}); "
+            "give the run_dir of mips_dist/finetune.py"
+        )
+    config = _read_config(path / CONFIG_FILE)
+    found = read_lines(ledger.read_bytes(), ledger)
+    # As in the printed table: other seeds of the network belong to another command.
+    results = [r for r in found.values() if r.model != NETWORK or r.seed in config["seeds"]]
+    properties = _properties(config, {result.property for result in results})
+    names = [prop.name for prop in properties]
+    results = sorted((r for r in results if r.property in names), key=lambda r: r.cell())
+    if not results:
+        raise MipsError(f"{path} has no finished cell yet; make the page later")
+    num_folds = int(config["num_folds"])
+    return StudyFolder(
+        path=path,
+        config=config,
+        results=results,
+        properties=properties,
+        num_polymers=_num_polymers(path / FOLDS_FILE),
+        summaries=summarize(results, properties, num_folds, len(config["seeds"])),
+        missing=_missing(config, names, results),
+    )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        raise MipsError(f"{path} cannot be read; run the command of the study again") from error
+    needed = ("seeds", "num_folds", "protocol", "baselines")
+    if not isinstance(values, dict) or not all(key in values for key in needed):
+        raise MipsError(f"{path} is not of a study; run the command of the study again")
+    return {str(key): value for key, value in values.items()}
+
+
+def _properties(config: dict[str, Any], found: set[str]) -> list[Property]:
+    """Return what the last command runs, and what else the ledger has."""
+    if config.get("input") is not None:
+        targets = [str(target) for target in config["targets"]]
+        units = config.get("units") or [""] * len(targets)
+        return [Property(name=n, unit=str(u)) for n, u in zip(targets, units, strict=True)]
+    names = dict.fromkeys(config["properties"]) | dict.fromkeys(n for n in BENCHMARK if n in found)
+    return [read_property(configs_dir() / "property", name) for name in names]
+
+
+def _num_polymers(path: Path) -> dict[str, int]:
+    polymers: dict[str, set[str]] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for line in csv.DictReader(file):
+            polymers.setdefault(line["property"], set()).add(line["sha256"])
+    return {name: len(hashes) for name, hashes in polymers.items()}
+
+
+def _missing(config: dict[str, Any], names: list[str], results: list[FoldResult]) -> list[Cell]:
+    """Return the cells of every model, protocol and seed that are asked for or begun."""
+    rows = {(NETWORK, config["protocol"], seed) for seed in config["seeds"]}
+    rows |= {(model, "strict", 0) for model in config["baselines"]}
+    rows |= {(r.model, r.protocol, r.seed) for r in results}
+    done = {result.cell() for result in results}
+    wanted = [
+        Cell(model, name, fold, seed, protocol)
+        for model, protocol, seed in sorted(rows)
+        for name in names
+        for fold in range(int(config["num_folds"]))
+    ]
+    return [cell for cell in wanted if cell not in done]
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read a JSON list of objects that other commands leave in the folder; empty without it."""
+    if not path.is_file():
+        return []
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        rows = None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise MipsError(f"{path} is no list of rows; delete it, or have it made again")
+    return rows
+
+
+def read_labels(folder: StudyFolder, data: Path | None) -> dict[str, Labels]:
+    """Read the labels that the study was scored on, and the distances to the training folds.
+
+    Parameters
+    ----------
+    data
+        Where the data lie now, if not where the study found them: the folder of the eight sets,
+        or the csv.
+
+    Raises
+    ------
+    MipsError
+        The data are not there, or are not those of the study: other rows, polymers or labels.
+    """
+    config = folder.config
+    names_of_keys = ("data_dir", "input", "targets", "units", "num_folds")
+    asked: dict[str, Any] = {key: config[key] for key in names_of_keys if key in config}
+    if data is not None:
+        asked["data_dir" if asked.get("input") is None else "input"] = str(data)
+    sets, _ = read_sets(FinetuneConfig(**asked))
+    folds, _ = read_folds(folder.path / FOLDS_FILE, sets, int(config["num_folds"]))
+    names = [prop.name for prop in folder.properties]
+    labels: dict[str, Labels] = {}
+    for labelled, fold in zip(sets, folds, strict=True):
+        if labelled.property.name in names:
+            rows = labelled.row.tolist()
+            distance = _distances(labelled.canonical, fold)
+            labels[labelled.property.name] = Labels(
+                dict(zip(rows, labelled.value.tolist(), strict=True)),
+                dict(zip(rows, distance.tolist(), strict=True)),
+            )
+    for result in folder.results:
+        value = labels[result.property].value
+        target = np.array([value.get(row, np.nan) for row in result.row])
+        scores = regression_scores(target, np.array(result.prediction))
+        if not abs(scores.rmse - result.rmse) <= _SAME_SCORE * max(1.0, abs(result.rmse)):
+            raise MipsError(
+                f"the labels of {result.property} are not those that the study was scored on; "
+                "restore the data"
+            )
+    return labels
+
+
+def _distances(canonical: Sequence[str], fold: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return for each row the distance of its polymer to those of the other folds."""
+    polymers, first, index = np.unique(canonical, return_index=True, return_inverse=True)
+    counts = [chain_counts(str(polymer)) for polymer in polymers]
+    fold_of = fold[first]
+    distance = np.empty(len(polymers))
+    for k in np.unique(fold):
+        test, train = np.flatnonzero(fold_of == k), np.flatnonzero(fold_of != k)
+        distance[test] = distance_to_nearest([counts[i] for i in test], [counts[i] for i in train])
+    return distance[index]
