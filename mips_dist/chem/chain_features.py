@@ -7,6 +7,7 @@ Every value is per unit or per atom: a chain has no size.
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -129,9 +130,19 @@ _KINDS = tuple(
     + ["aromatic C", "aromatic N", "aromatic O", "aromatic S"]
 )
 _BONDS = tuple(
-    [f"{a}{order}{b}" for a, b in
-     (("C", "C"), ("C", "N"), ("C", "O"), ("N", "O"), ("C", "S"), ("N", "N"), ("O", "S"))
-     for order in ("-", "=", "#", ":")]
+    [
+        f"{a}{order}{b}"
+        for a, b in (
+            ("C", "C"),
+            ("C", "N"),
+            ("C", "O"),
+            ("N", "O"),
+            ("C", "S"),
+            ("N", "N"),
+            ("O", "S"),
+        )
+        for order in ("-", "=", "#", ":")
+    ]
     + ["C-F", "C-Cl", "Br-C", "C-I", "C-Si", "O-Si", "C-P", "O-P"]
 )
 COMPOSITION = ("H", *_ELEMENTS, *_KINDS, *_BONDS)
@@ -200,9 +211,7 @@ def _topology(unit: RepeatUnit, path: list[int]) -> np.ndarray:
         backbone |= ring
     sides = _side_groups(mol, backbone | set(unit.stars))
     on_path = [mol.GetAtomWithIdx(i) for i in path]
-    rotatable = sum(
-        not any({a, b} <= ring for ring in rings) for a, b in zip(path, path[1:], strict=False)
-    )
+    rotatable = sum(not any({a, b} <= ring for ring in rings) for a, b in pairwise(path))
     run = longest = 0
     for atom in on_path * 2:  # twice, for the run may pass the cut
         is_methylene = atom.GetSymbol() == "C" and atom.GetTotalNumHs() == 2

@@ -44,8 +44,7 @@ def card(
         "",
         f"A MIPS model of mips_dist: {model['num_layers']} layers of {model['hidden_dim']}, "
         f"{num_parameters:,} parameters ({types}), attention within {model['max_hops']} bonds of "
-        f"the infinite chain, descriptors: {groups}."
-        + (_PARTNER if "ensemble" in config else ""),
+        f"the infinite chain, descriptors: {groups}." + (_PARTNER if "ensemble" in config else ""),
         "",
         "## Trained on",
         trained_on,

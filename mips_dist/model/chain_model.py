@@ -58,12 +58,12 @@ class ChainModel:
             predicted = self.source.predict(chain.environments, blocks)
             blocks[SOURCE] = predicted[:, None].astype(np.float32)
         smooth = self.process.predict(chain.environments, blocks)
-        rough = self.forest.predict(filled(forest_columns(chain, blocks)[:, self.columns], self.fill))
+        rough = self.forest.predict(
+            filled(forest_columns(chain, blocks)[:, self.columns], self.fill)
+        )
         return PROCESS_SHARE * smooth + (1.0 - PROCESS_SHARE) * rough
 
 
-def filled(
-    x: npt.NDArray[np.float32], fill: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float32]:
+def filled(x: npt.NDArray[np.float32], fill: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Return x with the column's value for every NaN."""
     return np.where(np.isnan(x), fill, x)

@@ -1,8 +1,9 @@
 """A Gaussian process on features of the infinite chain, as arrays: what prediction needs of it.
 
-k(a, b) = s_1 T + s_2 T^2 + sum over blocks g of s_g M(|a_g - b_g| / l_g) + s_l <a_l, b_l>: T(a, b) is
-the min-max (Tanimoto) similarity of the counts of environments, M the Matern kernel of smoothness
-5/2, and the last term is linear in the composition, since some properties are sums over bonds.
+k(a, b) = s_1 T + s_2 T^2 + sum over blocks g of s_g M(|a_g - b_g| / l_g) + s_l <a_l, b_l>: T(a, b)
+is the min-max (Tanimoto) similarity of the counts of environments, M the Matern kernel of
+smoothness 5/2, and the last term is linear in the composition, since some properties are sums over
+bonds.
 `mips_dist.train.gaussian_process` chooses the constants.
 
 Legend: R training rows, G polymers, F features of a block.
@@ -127,7 +128,7 @@ class GaussianProcess:
     def predict(
         self, environments: Counts, features: Mapping[str, npt.NDArray[np.float32]]
     ) -> Values:
-        """Predict (G,) in the unit of the property from (G, bins) counts and blocks (G, columns)."""
+        """Predict (G,) in the unit of the property; counts (G, bins), blocks (G, columns)."""
         similarity = min_max_similarity(environments, self.environments)
         kernel = self.amplitude * similarity + self.amplitude_of_square * similarity**2
         for name, block in sorted(self.blocks.items()):  # one order of the sum, read or fitted

@@ -26,7 +26,6 @@ from mips_dist.train.results import (
 from mips_dist.train.study import FinetuneConfig, Study, slug
 from mips_dist.train.tables import Summary
 
-
 # Of the ensemble; `gp-trees` has the rest. Chosen on other folds (fold_seed 20), see docs/log.md.
 NETWORK_SHARE = 0.4
 

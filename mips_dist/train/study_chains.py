@@ -55,7 +55,9 @@ class StudyChains:
         """
         source = None
         if self.source is not None and self.source_fold is not None and name != SOURCE_PROPERTY:
-            kept = np.ones(len(self.source.value), bool) if fold is None else self.source_fold != fold
+            kept = (
+                np.ones(len(self.source.value), bool) if fold is None else self.source_fold != fold
+            )
             source = ChainRows(self.source.polymer[kept], self.source.value[kept])
         rows = ChainRows(self.places(canonicals), value)
         return fit_chain_model(self.features, rows, source, seed)
@@ -72,7 +74,9 @@ def load_chains(
 
     They are kept in the run folder, for the next start of the same study.
     """
-    own = {labelled.property.name: (labelled, fold) for labelled, fold in zip(sets, folds, strict=True)}
+    own = {
+        labelled.property.name: (labelled, fold) for labelled, fold in zip(sets, folds, strict=True)
+    }
     is_source_apart = SOURCE_PROPERTY in own and set(names) != {SOURCE_PROPERTY}
     used = [*names, SOURCE_PROPERTY] if is_source_apart else names
     canonicals = sorted({c for name in used for c in own[name][0].canonical})

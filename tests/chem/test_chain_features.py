@@ -62,4 +62,6 @@ def test_a_polymer_has_the_same_features_in_any_company() -> None:
             np.testing.assert_array_equal(
                 getattr(alone, name)[0], getattr(together, name)[i], f"{CANONICALS[i]} {name}"
             )
-    assert (together.num_atoms() == [Chem.MolFromSmiles(c).GetNumAtoms() - 2 for c in CANONICALS[:13]]).all()
+    assert (
+        together.num_atoms() == [Chem.MolFromSmiles(c).GetNumAtoms() - 2 for c in CANONICALS[:13]]
+    ).all()

@@ -43,7 +43,9 @@ def test_predictions_are_the_same_from_the_file(
 
 def test_the_source_matters(model: ChainModel, chain: ChainFeatures) -> None:
     assert model.source is not None
-    known = model.source.predict(chain.environments, {n: getattr(chain, n) for n in model.source.blocks})
+    known = model.source.predict(
+        chain.environments, {n: getattr(chain, n) for n in model.source.blocks}
+    )
     assert np.ptp(known) > 0.01
 
 
