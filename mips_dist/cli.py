@@ -42,21 +42,36 @@ def canonicalize(input: Input, output: Output, debug: Debug = False) -> None:
 def predict(
     input: Input,
     output: Output,
-    model: Annotated[Path, typer.Option("-m", "--model", help="model directory")],
+    properties: Annotated[
+        list[str] | None,
+        typer.Option("-p", "--property", help="egc, egb, eea, ei, xc, eps, nc or eat; repeatable"),
+    ] = None,
+    models: Annotated[
+        list[Path] | None, typer.Option("-m", "--model", help="model directory; repeatable")
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Predict a property for every polymer of a csv.
+    """Predict properties for every polymer of a csv.
 
-    Every input column is kept; canonical, status (ok or rejected), reason, the prediction and its
-    unit are added. Rows in = rows out, in order.
+    Every input column is kept; canonical, status (ok or rejected), reason, then
+    each prediction and its unit are added. Rows in = rows out, in order.
 
-    Example: mips predict polymers.csv -m runs/quickstart/finetune/models/tg_K -o predictions.csv
+    Properties (-p) are those of the eight benchmark sets, by the models that
+    come with the library. Other models (-m) are directories that fine-tuning
+    leaves.
+
+    Example: mips predict polymers.csv -p egc -p nc -o predictions.csv
     """
 
     def work() -> None:
+        from mips_dist.errors import UsageError
+        from mips_dist.model.released import property_model
         from mips_dist.use.predict import predict_file
 
-        predict_file(input, model, output)
+        directories = [*map(property_model, properties or []), *(models or [])]
+        if not directories:
+            raise UsageError("nothing to predict; give a property (-p) or a model directory (-m)")
+        predict_file(input, directories, output)
 
     raise typer.Exit(guarded(work, debug))
 

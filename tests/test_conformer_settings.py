@@ -122,7 +122,7 @@ def test_prediction_computes_the_same_conformers(make_shards: Any, tmp_path: Pat
         load_bundle(tmp_path / "model", model_schema(model_config()))
 
     block = load(make_shards("three", num_conformers=3))
-    predict_file(tmp_path / "in.csv", tmp_path / "model", tmp_path / "out.csv")
+    predict_file(tmp_path / "in.csv", [tmp_path / "model"], tmp_path / "out.csv")
     with open(tmp_path / "out.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert rows[-1]["reason"] == "without atom_pair_3d"

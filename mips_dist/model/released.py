@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from mips_dist.errors import MipsError
-from mips_dist.model.bundle import CONFIG
+from mips_dist.errors import MipsError, UsageError
+from mips_dist.model.bundle import CONFIG, SCALER
 
 RELEASED_DIR = Path(__file__).resolve().parent.parent / "released"
 
@@ -29,3 +29,19 @@ def model_directory(name: str) -> Path:
         known = ", ".join(released_models())
         raise MipsError(f"{name} is no model directory, and no released model; released: {known}")
     return Path(name)
+
+
+def property_model(name: str) -> Path:
+    """Return the directory of the released model of a property.
+
+    Raises
+    ------
+    UsageError
+        There is none of that name.
+    """
+    known = [n for n in released_models() if (RELEASED_DIR / n / SCALER).is_file()]
+    if name not in known:
+        raise UsageError(
+            f"no released model predicts '{name}'; there are: {', '.join(known) or 'none'}"
+        )
+    return RELEASED_DIR / name

@@ -6,43 +6,50 @@ prediction depends on the polymer alone, bit for bit: not on its spelling, nor o
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 
-from mips_dist.chem.chain_features import chain_features
+from mips_dist.chem.chain_features import ChainFeatures, chain_features
 from mips_dist.chem.conformer import check_backend
 from mips_dist.chem.descriptors import descriptor_groups
 from mips_dist.chem.sample import content_for, featurize, featurize_each
 from mips_dist.data.batch import PolymerBatch, collate
 from mips_dist.data.block import stack
 from mips_dist.data.schema import known_schema
-from mips_dist.errors import MipsError
+from mips_dist.errors import MipsError, UsageError
 from mips_dist.model.bundle import Bundle, TargetScaler, load_bundle
 from mips_dist.use.canonicalize import COLUMNS
 from mips_dist.use.table import PolymerTable
 
 
-def predict_file(input: Path, model_dir: Path, output: Path) -> None:
+def predict_file(input: Path, model_dirs: list[Path], output: Path) -> None:
     """Predict for every row of a csv and write the rows with the predictions added.
 
-    The added columns are canonical, status (ok or rejected), reason, the property, and its unit.
+    The added columns are canonical, status (ok or rejected), reason, then for each model its
+    property and its unit.
 
     Parameters
     ----------
     input
         csv or csv.gz with a column psmiles (or smiles).
-    model_dir
-        A property model, see `mips_dist.model.bundle`.
+    model_dirs
+        Property models of different properties, see `mips_dist.model.bundle`.
     output
         csv or csv.gz; appears when it is complete.
     """
-    bundle, scaler = open_property_model(model_dir)
-    name = scaler["property"]
+    bundles = []
+    columns = list(COLUMNS)
+    for model_dir in model_dirs:
+        bundle, scaler = open_property_model(model_dir)
+        if scaler["property"] in columns:
+            raise UsageError(f"two models predict {scaler['property']}; give one of them")
+        bundles.append(bundle)
+        columns += [scaler["property"], f"{scaler['property']}_unit"]
     table = PolymerTable.open(input)
-    columns = [*COLUMNS, name, f"{name}_unit"]
     with one_thread():
-        table.write(output, columns, _predicted_rows(table, bundle))
+        table.write(output, columns, _predicted_rows(table, bundles))
 
 
 def open_property_model(model_dir: Path) -> tuple[Bundle, TargetScaler]:
@@ -74,19 +81,27 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(num_threads)
 
 
-def _predicted_rows(table: PolymerTable, bundle: Bundle) -> Iterator[list[str]]:
-    assert bundle.scaler is not None
-    unit = bundle.scaler["unit"]
-    known: dict[str, tuple[str, str]] = {}  # canonical -> prediction, remark
+def _predicted_rows(table: PolymerTable, bundles: list[Bundle]) -> Iterator[list[str]]:
+    known: dict[str, list[str]] = {}  # canonical -> added columns
     for row, canonical, reason in table.rows("predicting"):
         if reason:
-            yield [*row, "", "rejected", reason, "", ""]
+            yield [*row, "", "rejected", reason, *[""] * (2 * len(bundles))]
             continue
         if canonical not in known:
-            known[canonical] = predict_one(bundle, canonical)
-        value, remark = known[canonical]
-        status = "ok" if value else "rejected"
-        yield [*row, canonical, status, remark, value, unit if value else ""]
+            known[canonical] = _added(bundles, canonical)
+        yield [*row, *known[canonical]]
+
+
+def _added(bundles: list[Bundle], canonical: str) -> list[str]:
+    values, remarks = [], []
+    for bundle in bundles:
+        assert bundle.scaler is not None
+        value, remark = predict_one(bundle, canonical)
+        values += [value, bundle.scaler["unit"] if value else ""]
+        if remark and remark not in remarks:
+            remarks.append(remark)
+    status = "ok" if any(values) else "rejected"
+    return [canonical, status, "; ".join(remarks), *values]
 
 
 def predict_one(bundle: Bundle, canonical: str) -> tuple[str, str]:
@@ -118,10 +133,15 @@ def predict_value(bundle: Bundle, canonical: str) -> tuple[float | None, str]:
         z = bundle.model(batch).item()
     value = z * bundle.scaler["std"] + bundle.scaler["mean"]
     if bundle.partner is not None:
-        other = bundle.partner.model.predict(chain_features([canonical])).item()
+        other = bundle.partner.model.predict(_chain(canonical)).item()
         share = bundle.partner.network_share
         value = share * value + (1.0 - share) * other
     return value, remark
+
+
+@lru_cache(maxsize=1)  # every property asks for the same
+def _chain(canonical: str) -> ChainFeatures:
+    return chain_features([canonical])
 
 
 def featurized(bundle: Bundle, canonical: str) -> tuple[PolymerBatch | None, str]:

@@ -74,7 +74,7 @@ def test_pretrained_round_trip(tmp_path, graphs):
     with torch.no_grad():
         assert torch.equal(bundle.model.encode(batch), model.encode(batch))
     with pytest.raises(MipsError, match="fine-tune it first"):
-        predict_file(tmp_path / "in.csv", tmp_path / "model", tmp_path / "out.csv")
+        predict_file(tmp_path / "in.csv", [tmp_path / "model"], tmp_path / "out.csv")
 
 
 def test_a_model_is_replaced_and_anything_else_is_not(model_dir, tmp_path):
@@ -149,7 +149,7 @@ def write(path: Path, text: str) -> Path:
 
 
 def predicted(source: Path, model_dir: Path, output: Path) -> list[dict[str, str]]:
-    predict_file(source, model_dir, output)
+    predict_file(source, [model_dir], output)
     opener = gzip.open if output.suffix == ".gz" else open
     with opener(output, "rt", newline="", errors="surrogateescape") as file:
         return list(csv.DictReader(file))
@@ -220,14 +220,14 @@ def test_wrong_inputs_are_one_line(tmp_path, model_dir):
     for text, match in cases.items():
         source = write(tmp_path / "in.csv", text)
         with pytest.raises(UsageError, match=match):
-            predict_file(source, model_dir, output)
+            predict_file(source, [model_dir], output)
     with pytest.raises(MipsError, match="no file"):
-        predict_file(tmp_path / "nowhere.csv", model_dir, output)
+        predict_file(tmp_path / "nowhere.csv", [model_dir], output)
     source = write(tmp_path / "in.csv", "psmiles\n*C*\n")
     with pytest.raises(UsageError, match="is the input"):
-        predict_file(source, model_dir, source)
+        predict_file(source, [model_dir], source)
     with pytest.raises(UsageError, match="no folder"):
-        predict_file(source, model_dir, tmp_path / "missing" / "out.csv")
+        predict_file(source, [model_dir], tmp_path / "missing" / "out.csv")
     assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "model"}
 
 
@@ -248,5 +248,5 @@ def test_interrupted_prediction_leaves_nothing(tmp_path, model_dir, monkeypatch)
     monkeypatch.setattr(predict, "predict_one", interrupt)
     source = write(tmp_path / "in.csv", "psmiles\n*C*\n")
     with pytest.raises(KeyboardInterrupt):
-        predict_file(source, model_dir, tmp_path / "out.csv")
+        predict_file(source, [model_dir], tmp_path / "out.csv")
     assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "model"}
