@@ -14,13 +14,21 @@ from mips_dist.config import run, save_resolved
 from mips_dist.errors import MipsError
 from mips_dist.train.board import Board
 from mips_dist.train.cells import (
+    best_model,
     ensemble_results,
     has_model,
     model_dir,
     study_cells,
     write_curve,
 )
-from mips_dist.train.results import NETWORK, Cell, FoldResult, Ledger
+from mips_dist.train.results import (
+    ENSEMBLE,
+    GP_TREES,
+    NETWORK,
+    Cell,
+    FoldResult,
+    Ledger,
+)
 from mips_dist.train.study import (
     LEDGER_FILE,
     REJECTS_FILE,
@@ -102,13 +110,15 @@ def _model_jobs(study: Study, run_dir: Path, ledger: Ledger, summaries: list[Sum
     """Return the final trainings that are still to be done, of properties that have all folds."""
     jobs: list[Job] = []
     for prop in study.properties:
-        cells = [c for c in study_cells(study.config) if c[:2] == (NETWORK, prop.name)]
-        is_missing = any(cell not in ledger.results for cell in cells)
+        best = best_model(study.config)
+        members = [NETWORK, GP_TREES] if best == ENSEMBLE else [NETWORK]
+        own = [c for c in study_cells(study.config) if c.property == prop.name]
+        is_missing = any(c not in ledger.results for c in own if c.model in members)
         if is_missing or has_model(study.config, run_dir, prop.name):
             continue
-        row = (prop.name, NETWORK, study.config.protocol)
+        row = (prop.name, best, study.config.protocol)
         summary = next(s for s in summaries if (s.property, s.model, s.protocol) == row)
-        epochs = [ledger.results[cell].epoch for cell in cells]
+        epochs = [ledger.results[c].epoch for c in own if c.model == NETWORK]
         jobs.append({"model": prop.name, "summary": asdict(summary), "epochs": epochs})
     return jobs
 

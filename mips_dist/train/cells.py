@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.tensorboard import SummaryWriter
 
-from mips_dist.model.bundle import METRICS, is_complete, save_bundle
+from mips_dist.model.bundle import METRICS, Partner, is_complete, save_bundle
 from mips_dist.train.baselines import baseline_features, fit_predict
 from mips_dist.train.finetuning import OnEpoch, finetune_all, finetune_fold
 from mips_dist.train.results import (
@@ -91,6 +91,12 @@ def _scored(
     )
 
 
+def best_model(config: FinetuneConfig) -> str:
+    """Return the name of the model that is left for use: the ensemble where there is one."""
+    is_ensemble = GP_TREES in config.baselines and config.protocol == "strict"
+    return ENSEMBLE if is_ensemble else NETWORK
+
+
 def ensemble_results(study: Study, results: Mapping[Cell, FoldResult]) -> list[FoldResult]:
     """Return the ensemble's results on the folds where all of its members are finished.
 
@@ -98,7 +104,7 @@ def ensemble_results(study: Study, results: Mapping[Cell, FoldResult]) -> list[F
     on any fold, and its predictions follow from those of its members, so it is never in the ledger.
     """
     config = study.config
-    if GP_TREES not in config.baselines or config.protocol != "strict":
+    if best_model(config) != ENSEMBLE:
         return []
     found = []
     for prop in study.properties:
@@ -154,6 +160,7 @@ def has_model(config: FinetuneConfig, run_dir: Path, name: str) -> bool:
 def _origin(config: FinetuneConfig) -> dict[str, Any]:
     """Return which cells of a property choose the epoch of its model, as its metrics have it."""
     return {
+        "model": best_model(config),
         "protocol": config.protocol,
         "folds": list(range(config.num_folds)),
         "seeds": list(config.seeds),
@@ -176,6 +183,12 @@ def train_model(
     num_epochs = max(1, round(statistics.median(epochs)))
     fitted = finetune_all(study.config, study.block, rows, num_epochs, study.config.seeds[0])
     num_polymers = len(np.unique(rows.sample))
+    partner = None
+    if best_model(study.config) == ENSEMBLE:
+        assert study.chains is not None
+        canonicals = [study.block.psmiles[i] for i in rows.sample]
+        chain_model = study.chains.fit(name, canonicals, rows.value, None, seed=0)
+        partner = Partner(chain_model, NETWORK_SHARE)
     save_bundle(
         model_dir(run_dir, name),
         fitted.model,
@@ -194,4 +207,5 @@ def train_model(
             "mean": fitted.scaler.mean,
             "std": fitted.scaler.std,
         },
+        partner=partner,
     )
