@@ -82,7 +82,7 @@ class FinetuneConfig(FoldConfig):
     units: list[str] = field(default_factory=list)
     properties: list[str] = field(default_factory=lambda: list(BENCHMARK))
     shards: str | None = None
-    baselines: list[str] = field(default_factory=lambda: list(BASELINES))
+    baselines: list[str] = field(default_factory=lambda: ["mean", "boosting"])
     seeds: list[int] = field(default_factory=lambda: [0])
     num_folds: int = 5
     fold_seed: int = 1
