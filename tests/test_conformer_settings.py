@@ -76,8 +76,8 @@ def test_manifest_says_what_was_made(make_shards: Any) -> None:
     assert three.num_conformers == 3
     kinds = [{g["name"]: g["kind"] for g in made.descriptors} for made in (one, three)]
     assert kinds == [
-        {"rdkit_2d": "real", "atom_pair_3d": "bits"},
-        {"rdkit_2d": "real", "atom_pair_3d": "real"},
+        {"rdkit_2d": "real", "atom_pair_3d": "bits", "bands": "real"},
+        {"rdkit_2d": "real", "atom_pair_3d": "real", "bands": "real"},
     ]
     assert one.conformer_status["too_large"] == 1
     assert sum(one.conformer_status.values()) == one.num_samples

@@ -21,6 +21,9 @@
 ``atom_pair_3d``: 512 bits, hashed pairs of heavy atoms at their distance in space (RDKit's atom
 pairs of 1 to 30 angstrom, without chirality, counts simulated by 4 bits), on the conformer. Of
 several conformers it is the mean of their bits, real values in [0, 1].
+
+``bands``: numbers of the chain's band structure, standardised (`mips_dist.chem.bands`). A polymer
+with an element that the model has no parameters for (most metals) has none.
 """
 
 from collections.abc import Callable
@@ -32,6 +35,7 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdFingerprintGenerator
 
+from mips_dist.chem.bands import BAND_DESCRIPTORS
 from mips_dist.chem.conformer import Conformer, cap_with_hydrogen
 from mips_dist.chem.rdkit_2d import raw_rdkit_2d
 
@@ -74,6 +78,13 @@ def descriptor_groups(
             version=f"rdkit-atom-pair-3d-1-30-counts-4,cap-H{made_by}",
             kind="bits" if num_conformers == 1 else "real",
             needs_conformer=True,
+        ),
+        DescriptorGroup(
+            name="bands",
+            width=len(BAND_DESCRIPTORS),
+            version="tight-binding-1",
+            kind="real",
+            needs_conformer=False,
         ),
     )
     return {group.name: group for group in groups}

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from rdkit import Chem
 
+from mips_dist.chem.bands import describe_bands
 from mips_dist.chem.conformer import Conformer, embed_each
 from mips_dist.chem.descriptors import (
     DESCRIPTOR_GROUPS,
@@ -77,19 +78,31 @@ def featurize(
     if content == "topology":
         return [Sample(graph) for graph in graphs]
     mols = [Chem.MolFromSmiles(canonical) for canonical in canonicals]
+    described = _without_conformer(graphs, mols)
     if content == "descriptors":
-        described = zip(graphs, rdkit_2d(mols), strict=True)
-        return [Sample(graph, {"rdkit_2d": values}) for graph, values in described]
+        return [Sample(*pair) for pair in zip(graphs, described, strict=True)]
     found = embed_each(mols, seed, num_conformers, conformer_backend)
     samples = []
-    for graph, mol, values, conformers in zip(graphs, mols, rdkit_2d(mols), found, strict=True):
-        descriptors = {"rdkit_2d": values}
+    for graph, mol, descriptors, conformers in zip(graphs, mols, described, found, strict=True):
         bits = [atom_pair_3d(mol, conformer) for conformer in conformers]
         if bits:
-            is_one = num_conformers == 1
-            descriptors["atom_pair_3d"] = bits[0] if is_one else np.mean(bits, 0, np.float32)
+            mean = np.asarray(np.mean(bits, 0, np.float32))
+            descriptors["atom_pair_3d"] = bits[0] if num_conformers == 1 else mean
         samples.append(Sample(graph, descriptors, conformers[0] if bits else None))
     return samples
+
+
+def _without_conformer(
+    graphs: list[PolymerGraph], mols: list[Chem.Mol]
+) -> list[dict[str, np.ndarray]]:
+    """Compute the descriptor groups that need no conformer."""
+    described: list[dict[str, np.ndarray]] = []
+    for values, bands in zip(rdkit_2d(mols), describe_bands(graphs), strict=True):
+        descriptors = {"rdkit_2d": values}
+        if bands is not None:
+            descriptors["bands"] = bands
+        described.append(descriptors)
+    return described
 
 
 def groups_of(

@@ -25,110 +25,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mips_dist.chem.band_parameters import (
+    BETA_OF_TYPE,
+    CHARGE_SHIFT,
+    ELEMENTS,
+    ETA_PI,
+    ETA_PP,
+    ETA_SP,
+    ETA_SS,
+    HBAR2_OVER_M,
+    HUECKEL_H,
+    HUECKEL_K,
+    HUECKEL_KIND,
+    HYDROGEN,
+    TWIST,
+    Element,
+)
 from mips_dist.chem.features import ATOM_FEATURES
 from mips_dist.chem.graph import BOND_TYPES, PolymerGraph
-
-HBAR2_OVER_M = 7.62  # eV angstrom^2
-
-
-@dataclass(frozen=True, slots=True)
-class Element:
-    """Parameters of an element.
-
-    Attributes
-    ----------
-    electrons
-        Valence electrons of the neutral atom.
-    valence
-        Bonds of the neutral atom within the octet.
-    s, p
-        Hartree-Fock term values of the free atom in eV (Mann 1967, as tabulated in Harrison,
-        Elementary Electronic Structure, 1999, solid-state table).
-    radii
-        Covalent radii of single, double and triple bonds in angstrom (Pyykko and Atsumi 2009 a, b;
-        Pyykko, Riedel and Patzschke 2005).
-    """
-
-    electrons: int
-    valence: int
-    s: float
-    p: float
-    radii: tuple[float, float, float]
-
-
-HYDROGEN = Element(1, 1, -13.61, 0.0, (0.32, 0.32, 0.32))
-ELEMENTS = {
-    5: Element(3, 3, -13.46, -8.43, (0.85, 0.78, 0.73)),
-    6: Element(4, 4, -19.38, -11.07, (0.75, 0.67, 0.60)),
-    7: Element(5, 3, -26.22, -13.84, (0.71, 0.60, 0.54)),
-    8: Element(6, 2, -34.02, -16.77, (0.63, 0.57, 0.53)),
-    9: Element(7, 1, -42.79, -19.87, (0.64, 0.59, 0.53)),
-    14: Element(4, 4, -14.79, -7.59, (1.16, 1.07, 1.02)),
-    15: Element(5, 3, -19.22, -9.54, (1.11, 1.02, 0.94)),
-    16: Element(6, 2, -24.02, -11.60, (1.03, 0.94, 0.95)),
-    17: Element(7, 1, -29.20, -13.78, (0.99, 0.95, 0.93)),
-    32: Element(4, 4, -15.16, -7.33, (1.21, 1.11, 1.14)),
-    33: Element(5, 3, -18.92, -8.98, (1.21, 1.14, 1.06)),
-    34: Element(6, 2, -22.86, -10.68, (1.16, 1.07, 1.07)),
-    35: Element(7, 1, -27.01, -12.44, (1.14, 1.09, 1.10)),
-    50: Element(4, 4, -13.04, -6.76, (1.40, 1.30, 1.32)),
-    52: Element(6, 2, -19.12, -9.54, (1.36, 1.28, 1.21)),
-    53: Element(7, 1, -22.34, -10.97, (1.33, 1.29, 1.25)),
-}
-
-# Universal hopping, V = eta hbar^2 / (m d^2), d in angstrom (Harrison, Elementary Electronic
-# Structure, 1999: -3.22 hbar^2 / (m d^2) for two sp3 hybrids).
-ETA_SS, ETA_SP, ETA_PP, ETA_PI = -1.32, 1.42, 2.22, -0.63
-# A formal charge moves the atom's levels, in eV: what is left of the atom's Coulomb repulsion
-# (about 10 eV) when its neighbours screen.
-CHARGE_SHIFT = -3.0
-# Pi hopping across a single bond, beside that of its length: rings are turned against each other.
-TWIST = 0.8
-
-# Van-Catledge, J. Org. Chem. 45, 4801 (1980): alpha_X = alpha + h_X beta, beta_XY = k_XY beta; the
-# kind of an atom is its element and whether its p orbital brings one electron or two. Silicon and
-# boron have one kind. Halogens below chlorine and selenium are not in his table: they take the
-# values of chlorine and sulfur.
-_KINDS = ("C", "B", "N1", "N2", "O1", "O2", "F", "Si", "P1", "P2", "S1", "S2", "Cl")
-_H = (0.0, -0.45, 0.51, 1.37, 0.97, 2.09, 2.71, 0.0, 0.19, 0.75, 0.46, 1.11, 1.48)
-_K = (
-    (1.00,),
-    (0.73, 0.87),
-    (1.02, 0.66, 1.09),
-    (0.89, 0.53, 0.99, 0.98),
-    (1.06, 0.60, 1.14, 1.13, 1.26),
-    (0.66, 0.35, 0.80, 0.89, 1.02, 0.95),
-    (0.52, 0.26, 0.65, 0.77, 0.92, 0.94, 1.04),
-    (0.75, 0.57, 0.72, 0.43, 0.65, 0.24, 0.17, 0.64),
-    (0.77, 0.53, 0.78, 0.55, 0.75, 0.31, 0.21, 0.62, 0.63),
-    (0.76, 0.54, 0.81, 0.64, 0.82, 0.39, 0.22, 0.52, 0.58, 0.63),
-    (0.81, 0.51, 0.83, 0.68, 0.84, 0.43, 0.28, 0.61, 0.65, 0.65, 0.68),
-    (0.69, 0.44, 0.78, 0.73, 0.85, 0.54, 0.32, 0.40, 0.48, 0.60, 0.58, 0.63),
-    (0.62, 0.41, 0.77, 0.80, 0.88, 0.70, 0.51, 0.34, 0.35, 0.55, 0.52, 0.59, 0.68),
-)
-# atomic number -> index of its kind with up to one electron, and with two
-_KIND_OF = {
-    5: (1, 1),
-    6: (0, 0),
-    7: (2, 3),
-    8: (4, 5),
-    9: (6, 6),
-    14: (7, 7),
-    15: (8, 9),
-    16: (10, 11),
-    17: (12, 12),
-    32: (7, 7),
-    33: (8, 9),
-    34: (10, 11),
-    35: (12, 12),
-    50: (7, 7),
-    52: (10, 11),
-    53: (12, 12),
-}
-# beta changes with bond length as exp(-(d - 1.397) / 0.3106) (Longuet-Higgins and Salem 1959); for
-# the lengths 1.46, 1.34 and 1.20 angstrom of single, double and triple bonds between sp2 and sp
-# carbons. Index = code of the bond type; aromatic bonds are the unit.
-_BETA_OF_TYPE = (1.0, *(math.exp(-(d - 1.397) / 0.3106) for d in (1.46, 1.34, 1.20)), 1.0)
 
 _SINGLE, _DOUBLE, _TRIPLE, _AROMATIC = (
     BOND_TYPES.index(name) for name in ("single", "double", "triple", "aromatic")
@@ -137,8 +51,12 @@ _COLUMNS = [ATOM_FEATURES.index(name) for name in ("atomic_number", "charge", "n
 _PLANAR_LONE_PAIRS = frozenset({7, 8, 9, 16, 17, 34, 35, 52, 53})
 
 
-class NoParameters(ValueError):
-    """A polymer that the model cannot describe; the message names why."""
+# The cost grows with the cube of the unit: half a minute at a thousand atoms. As for conformers.
+MAX_HEAVY_ATOMS = 300
+
+
+class NoBands(ValueError):
+    """A polymer that the model does not describe; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +95,7 @@ class Chain:
     num_electrons
         Electrons of sigma, pi and flat together, in one cell.
     hueckel
-        The pi model, as energies in units of -beta: x is the level alpha - x beta.
+        The pi model, in units of -beta from alpha: negative levels are bonding.
     num_pi_electrons
         Electrons of the p orbitals in one cell.
     num_heavy, num_atoms
@@ -228,8 +146,8 @@ def build_chain(graph: PolymerGraph) -> Chain:
 
     Raises
     ------
-    NoParameters
-        An element without parameters.
+    NoBands
+        An element without parameters, or a unit too large.
     """
     atoms, bonds, charge = _heavy_atoms(graph)
     _place_p_orbitals(atoms, bonds)
@@ -261,16 +179,18 @@ def _heavy_atoms(graph: PolymerGraph) -> tuple[list[_Atom], list[Bond], int]:
     sources, targets = graph.edge_index.tolist()
     types, shifts = graph.bond_type.tolist(), graph.cell_shift.tolist()
     place = {}
-    atoms = []
+    atoms: list[_Atom] = []
     for i, (number, charge, hydrogens) in enumerate(rows):
         if number == 1:
             continue
         if number not in ELEMENTS:
-            raise NoParameters(f"no_parameters: element {number} has none in this model")
+            raise NoBands(f"no_parameters: element {number} has none in this model")
         place[i] = len(atoms)
         atoms.append(_Atom(number, ELEMENTS[number], float(charge), hydrogens, []))
+    if len(atoms) > MAX_HEAVY_ATOMS:
+        raise NoBands(f"too_large: {len(atoms)} heavy atoms, at most {MAX_HEAVY_ATOMS}")
     if not atoms:
-        raise NoParameters("no_parameters: no atom but hydrogen")
+        raise NoBands("no_parameters: no atom but hydrogen")
     bonds: list[Bond] = []
     for i, j, kind, shift in zip(sources, targets, types, shifts, strict=True):
         if i in place and j in place:
@@ -398,18 +318,18 @@ def _pi_blocks(atoms: list[_Atom], bonds: list[Bond]) -> tuple[Block, Block]:
         size += atom.num_p
     h0, h1 = np.zeros((size, size)), np.zeros((size, size))
     x0, x1 = np.zeros((size, size)), np.zeros((size, size))
-    kinds = [_KIND_OF[a.number][int(a.electrons_p > 1.5 * a.num_p)] for a in atoms]
+    kinds = [HUECKEL_KIND[a.number][int(a.electrons_p > 1.5 * a.num_p)] for a in atoms]
     for i, atom in enumerate(atoms):
         for orbital in range(first[i], first[i] + atom.num_p):
             h0[orbital, orbital] = atom.element.p + CHARGE_SHIFT * atom.charge
-            x0[orbital, orbital] = -_H[kinds[i]]
+            x0[orbital, orbital] = -HUECKEL_H[kinds[i]]
     for b, (i, j, kind, cell_shift) in enumerate(bonds):
         if not (atoms[i].num_p and atoms[j].num_p):
             continue
         d = _radius(atoms[i].element, kind) + _radius(atoms[j].element, kind)
         hop = ETA_PI * HBAR2_OVER_M / d**2 * (TWIST if kind == _SINGLE else 1.0)
         low, high = sorted((kinds[i], kinds[j]))
-        x_hop = -_K[high][low] * _BETA_OF_TYPE[kind]
+        x_hop = -HUECKEL_K[high][low] * BETA_OF_TYPE[kind]
         for u, v in _facing(atoms, bonds, b):
             _add(h0, h1, first[i] + u, first[j] + v, hop, cell_shift)
             _add(x0, x1, first[i] + u, first[j] + v, x_hop, cell_shift)

@@ -88,6 +88,7 @@ def test_asked_groups_are_there_though_no_polymer_has_them(samples) -> None:
     made = stack([Sample(samples[0].graph)], [0], DESCRIPTOR_GROUPS.values(), with_conformer=True)
     assert {name: x.shape for name, x in made.descriptors.items()} == {
         "atom_pair_3d": (1, 64),
+        "bands": (1, 48),
         "rdkit_2d": (1, 200),
     }
     assert not any(valid.any() for valid in made.descriptor_valid.values())

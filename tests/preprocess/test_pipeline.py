@@ -156,7 +156,7 @@ def test_contents_hold_one_another(tmp_path: Path) -> None:
         assert sorted(names) == sorted(blocks[content].descriptors)
         assert content_for(names) == content
     least, middle, most = (blocks[content] for content in CONTENTS)
-    assert set(middle.descriptors) == {"rdkit_2d"}
+    assert set(middle.descriptors) == {"rdkit_2d", "bands"}
     assert middle.descriptors["rdkit_2d"].tobytes() == most.descriptors["rdkit_2d"].tobytes()
     assert middle.conformer_status is None
     for block in (middle, most):
@@ -348,7 +348,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_full_content_through_ray(undisturbed: tuple[Path, Path]) -> None:
     manifest = read_manifest(undisturbed[1])
     block = load(undisturbed[1])
-    assert [group["name"] for group in manifest.descriptors] == ["rdkit_2d", "atom_pair_3d"]
+    assert [group["name"] for group in manifest.descriptors] == [
+        "rdkit_2d",
+        "atom_pair_3d",
+        "bands",
+    ]
     assert sum(manifest.conformer_status.values()) == len(block) == manifest.num_samples
     assert block.descriptor_valid["rdkit_2d"].all()
     assert block.descriptor_valid["atom_pair_3d"].mean() > 0.95
