@@ -254,6 +254,7 @@ _PAGE = """<!DOCTYPE html>
 body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 62em; color: #222 }}
 table {{ border-collapse: collapse; width: 100% }}
 th, td {{ padding: 2px 10px; border-bottom: 1px solid #ddd; text-align: left }}
+code {{ overflow-wrap: anywhere }} td:nth-child(n+4) {{ white-space: nowrap }}
 .bar {{ height: 12px }} .up {{ background: #2a6fb0 }} .down {{ background: #c4572b }}
 </style></head><body>
 <h1>{title}</h1>

@@ -170,6 +170,9 @@ def test_another_model_or_a_finished_one_is_refused(pretrained, tmp_path):
         load_pretrained(config)
     config.model.hidden_dim, config.model.dropout = 16, 0.3
     assert load_pretrained(config).config.dropout == 0.3
+    # Pre-training knows no other head than that of two layers, so it is no difference.
+    config.model.head = "linear"
+    assert finetuning._initial_model(config).head.hidden is None
     scaler = {"property": "p", "unit": "", "mean": 0.0, "std": 1.0}
     save_bundle(
         tmp_path / "finished", PropertyModel(tiny_model()), feature_schema=feature_schema(2, []),

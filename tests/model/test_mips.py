@@ -290,3 +290,12 @@ def test_property_model_starts_from_the_pretrained_one(graphs):
         assert torch.equal(model.encode(batch), pretrained.encode(batch))
     assert torch.equal(model.head.hidden.weight, pretrained.head.hidden.weight)
     assert model(batch).shape == (len(graphs), 1)
+
+
+def test_a_linear_head_is_the_mean_of_what_it_says_of_each_atom(graphs):
+    model = property_model(head="linear")
+    batch = batch_of(samples_with_descriptors(graphs))
+    with torch.no_grad():
+        of_atoms = model.head(model.encode(batch))[:, 0].split(batch.ptr.diff().tolist())
+        expected = torch.stack([values.mean() for values in of_atoms])
+        torch.testing.assert_close(model(batch)[:, 0], expected)
