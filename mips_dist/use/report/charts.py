@@ -20,7 +20,7 @@ STYLE = (
     """
 .choice{border:0;margin:0;padding:0;min-width:0}
 .choice legend{font-size:.9rem;color:var(--soft);padding:0}
-.choice>label{font-size:.9rem;margin:0 .9rem 0 .2rem;white-space:nowrap}
+.choice>label{font-size:.9rem;margin-right:.9rem;white-space:nowrap}
 .choice>.pane{display:none;margin-top:.4rem}
 """
     + ",".join(
@@ -80,13 +80,13 @@ def parity(folder: StudyFolder, labels: dict[str, Labels]) -> str:
             checked = " checked" if series == best else ""
             choices.append(
                 f'<input type="radio" name="p{number}" id="{mark}"{checked}>'
-                f'<label for="{mark}">{escape(label_of(series))}</label>'
+                f'&nbsp;<label for="{mark}">{escape(label_of(series))}</label>'
             )
             panes.append(_parity_pane(prop.name, prop.unit, series, points))
         if panes:
             blocks.append(
                 f"<div><h3>{escape(prop.name)}</h3>"
-                f'<fieldset class="choice"><legend>model</legend>{"".join(choices)}'
+                f'<fieldset class="choice"><legend>model</legend>{" ".join(choices)}'
                 f"{''.join(panes)}</fieldset></div>"
             )
     note = (

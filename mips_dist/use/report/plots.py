@@ -10,6 +10,7 @@ NUM_COLOURS = 8
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 10, 10, 44
 _SHAPES = ("circle", "square", "diamond", "triangle")
 _RADIUS = 4.5
+_MANY = 250  # dots of one colour, above which they are drawn smaller
 
 STYLE = """
 :root{--c0:#1f6fbf;--c1:#d1570a;--c2:#1d8a5c;--c3:#b3388c;--c4:#7a5b00;--c5:#5b4fc4;--c6:#0b7f8c;
@@ -17,6 +18,7 @@ STYLE = """
 @media (prefers-color-scheme:dark){:root{--c0:#6cb2f5;--c1:#ff9a52;--c2:#5fd39c;--c3:#f18bd0;
 --c4:#dcbb4a;--c5:#aca3ff;--c6:#55cfdb;--c7:#ff8f8f}}
 .chart .dots{fill:none;stroke-linecap:round;stroke-width:5;stroke-opacity:.6}
+.chart .many{stroke-width:2.6;stroke-opacity:.55}
 .chart .curve{fill:none;stroke-width:1.6;stroke-opacity:.85}
 .chart .whisker{stroke-width:1.4}
 .chart .ideal{stroke:var(--soft);stroke-dasharray:5 4}
@@ -107,9 +109,10 @@ class Axes:
         return self._floor - (self._floor - _TOP) * (number - low) / (high - low)
 
     def draw_dots(self, line: Line) -> None:
-        """Draw many points as one path: a file of thousands stays small."""
+        """Draw points as one path: a page of many thousands stays small."""
+        many = " many" * (len(line.points) > _MANY)
         steps = "".join(f"M{self.x(x):.1f} {self.y(y):.1f}h0" for x, y in line.points)
-        self.parts.append(f'<path class="dots c{line.colour % NUM_COLOURS}" d="{steps}"/>')
+        self.parts.append(f'<path class="dots{many} c{line.colour % NUM_COLOURS}" d="{steps}"/>')
 
     def draw_curve(self, line: Line) -> None:
         """Join points by a line."""

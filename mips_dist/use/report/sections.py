@@ -104,7 +104,7 @@ def _by_property(folder: StudyFolder) -> str:
                 escape(s.model),
                 escape(s.protocol),
                 number(s.r2, s.r2_sd),
-                escape(with_unit(number(s.rmse, s.rmse_sd), s.unit).replace(",", "")),
+                f"{number(s.rmse, s.rmse_sd)} {escape(s.unit) if s.unit != '1' else ''}".strip(),
                 f"{s.num_cells}" if s.num_cells else "",
                 escape(s.note),
             )
