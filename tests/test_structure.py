@@ -23,6 +23,7 @@ FORBIDDEN = {
     "mips_dist.train.engine": {"ray", "hydra"},
     "mips_dist.train.partitions": {"ray", "hydra"},
     "mips_dist.train.trials": {"deepspeed", "hydra"},
+    "mips_dist.train.sweep": {"deepspeed", "hydra"},
     "mips_dist.use": {"ray", "deepspeed", "mips_dist.train"},
     "mips_dist.pretrain": {"ray", "deepspeed"},
     "mips_dist.finetune": {"deepspeed", "mips_dist.pretrain"},
