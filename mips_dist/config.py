@@ -7,7 +7,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -69,6 +69,23 @@ def compose(schema: type[C], config_name: str, overrides: Sequence[str]) -> C:
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UsageError(_one_line(error, schema, config_name)) from error
+
+
+def replaced(config: C, values: Mapping[str, Any]) -> C:
+    """Return a configuration with the values at some dotted keys replaced, and checked again.
+
+    Raises
+    ------
+    UsageError
+        An unknown key, a wrong type, or a value that the dataclass refuses.
+    """
+    node = OmegaConf.structured(config)
+    try:
+        for key, value in values.items():
+            OmegaConf.update(node, key, value)
+        return OmegaConf.to_object(node)  # type: ignore[return-value]
+    except (OmegaConfBaseException, ValueError) as error:
+        raise UsageError(_one_line(error, type(config), "")) from error
 
 
 def _quoted(override: str, schema: type) -> str:

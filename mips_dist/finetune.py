@@ -38,6 +38,7 @@ from mips_dist.train.study import (
     open_run_dir,
     read_sets,
 )
+from mips_dist.train.sweep import search
 from mips_dist.train.tables import Summary, render, summarize, write_csv, write_json
 from mips_dist.train.trials import Job, RayTrials
 
@@ -52,6 +53,9 @@ def main(config: FinetuneConfig) -> int:
     try:
         study = load_study(config, sets, rejects)
         save_resolved(config, run_dir / "config.yaml")
+        if config.search is not None:
+            search(study, run_dir, console)
+            return 0
         return _run(study, run_dir, ledger, console)
     finally:
         ledger.close()

@@ -24,6 +24,7 @@ FORBIDDEN = {
     "mips_dist.train.partitions": {"ray", "hydra"},
     "mips_dist.train.trials": {"deepspeed", "hydra"},
     "mips_dist.page": {"torch", "ray", "deepspeed", "hydra", "rdkit", "mips_dist.data"},
+    "mips_dist.train.sweep": {"deepspeed", "hydra"},
     "mips_dist.use": {"ray", "deepspeed", "mips_dist.train"},
     "mips_dist.use.report": {"ray", "deepspeed", "hydra"},  # it reads what training wrote
     "mips_dist.pretrain": {"ray", "deepspeed"},

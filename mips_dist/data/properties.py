@@ -5,8 +5,9 @@ Rows are never merged: a polymer that stands in two rows keeps both labels, and 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +48,9 @@ class Property:
         Path of the csv; names in configs/property/ are relative to the data folder.
     published
         The row that the literature gives, or None.
+    training
+        Values that a sweep chose for this property, by key of configs/finetune.yaml; they go before
+        that file, and the command line before them.
     """
 
     name: str
@@ -55,6 +59,7 @@ class Property:
     file: str = ""
     column: str = "value"
     published: Published | None = None
+    training: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

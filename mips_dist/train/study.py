@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mips_dist.config import configs_dir
+from mips_dist.config import configs_dir, replaced
 from mips_dist.data.block import PolymerBlock
 from mips_dist.data.files import write_atomically
 from mips_dist.data.folds import FOLDS_FILE, Fold, load_or_assign
@@ -25,7 +25,7 @@ from mips_dist.data.properties import (
     read_property,
 )
 from mips_dist.data.schema import model_schema
-from mips_dist.errors import MipsError
+from mips_dist.errors import MipsError, UsageError
 from mips_dist.train.baselines import BASELINES
 from mips_dist.train.finetuning import FoldConfig, PropertyRows, load_pretrained
 from mips_dist.train.results import GP_TREES
@@ -36,6 +36,7 @@ LEDGER_FILE = "ledger.jsonl"
 IDENTITY_FILE = "study.json"
 REJECTS_FILE = "rejects.csv"
 _FETCH = "fetch the eight sets with `python -m preprocess.corpus fetch benchmark output=FOLDER`"
+SEARCHES = ("asha", "optuna")
 MIN_POLYMERS_PER_FOLD = 2  # R2 of one polymer does not exist
 
 
@@ -71,6 +72,11 @@ class FinetuneConfig(FoldConfig):
         Trials at a time; default: as many as the cores allow.
     cpus_per_trial, gpus_per_trial
         Cores and GPUs of a trial; parts of one are allowed.
+    search
+        None: run the study. "asha" or "optuna": instead, look for the values of
+        configs/search_space.yaml on the inner splits; no test fold is scored.
+    search_trials, search_seed
+        Points that are tried for each property, and the seed of their choice.
     given
         Keys of the command line, which go before the values of a property's file.
     """
@@ -91,6 +97,9 @@ class FinetuneConfig(FoldConfig):
     num_workers: int | None = None
     cpus_per_trial: float = 1.0
     gpus_per_trial: float = 0.0
+    search: str | None = None
+    search_trials: int = 16
+    search_seed: int = 0
     given: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -126,6 +135,13 @@ class FinetuneConfig(FoldConfig):
             raise ValueError(
                 f"permute_labels={self.permute_labels} must be a number from 0, or null"
             )
+        if self.search is not None:
+            if self.search not in SEARCHES:
+                raise ValueError(f"search={self.search} must be one of {', '.join(SEARCHES)}")
+            if self.protocol != "strict":
+                raise ValueError(f"search={self.search} needs protocol=strict, with inner splits")
+            if self.search_trials < 1 or self.search_seed < 0:
+                raise ValueError("search_trials must be at least 1, search_seed at least 0")
         if not self.cpus_per_trial > 0:
             raise ValueError(f"cpus_per_trial={self.cpus_per_trial} must be above 0")
         if self.gpus_per_trial < 0:
@@ -163,6 +179,11 @@ class Study:
     schema: dict[str, Any]
     chains: StudyChains | None
 
+    def tuned(self, name: str) -> "Study":
+        """Return the study with the values that a property's file has for its training."""
+        chosen = next((p.training for p in self.properties if p.name == name), {})
+        return replace(self, config=replaced(self.config, _not_given(chosen, self.config)))
+
     def num_polymers(self) -> dict[str, int]:
         """Return the number of distinct polymers of each property."""
         return {name: len(np.unique(rows.sample)) for name, rows in self.rows.items()}
@@ -180,6 +201,7 @@ def read_sets(config: FinetuneConfig) -> tuple[list[LabelledSet], list[Reject]]:
         folder = _data_dir(config)
         properties = [read_property(configs_dir() / "property", name) for name in BENCHMARK]
         for prop in properties:
+            _check_training(prop)
             prop.file = str(folder / prop.file)
             if not Path(prop.file).is_file():
                 raise MipsError(f"no file {prop.file}; {_FETCH}")
@@ -258,6 +280,20 @@ def load_study(config: FinetuneConfig, sets: list[LabelledSet], rejects: list[Re
     )
 
 
+def _not_given(values: dict[str, Any], config: FinetuneConfig) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in config.given}
+
+
+def _check_training(prop: Property) -> None:
+    """Refuse values of a property's file that would need other features or another start."""
+    allowed = set(FoldConfig.__slots__) - {"model", "pretrained", "protocol"} | {"model.dropout"}
+    for key in sorted(set(prop.training) - allowed):
+        raise UsageError(
+            f"property {prop.name}: training has no key '{key}'; there are: "
+            f"{', '.join(sorted(allowed))}"
+        )
+
+
 def _permuted(sets: list[LabelledSet], seed: int) -> list[LabelledSet]:
     """Deal the labels of each property anew to its rows; no published row is comparable then."""
     return [
@@ -287,6 +323,9 @@ def _identity(config: FinetuneConfig, sets: list[LabelledSet], folds_sha256: str
         "fold_seed": config.fold_seed,
         "features": model_schema(config.model),
     }
+    chosen = {s.property.name: _not_given(s.property.training, config) for s in sets}
+    if any(chosen.values()):
+        identity["training"] = {name: values for name, values in chosen.items() if values}
     if config.permute_labels is not None:
         identity["permute_labels"] = config.permute_labels
     if config.pretrained is not None:

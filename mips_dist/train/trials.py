@@ -255,9 +255,12 @@ def _trial(params: dict[str, Any], study: Study, run_dir: str) -> None:
     def work() -> dict[str, Any]:
         if "model" in job:
             summary = Summary(**job["summary"])
-            train_model(study, Path(run_dir), job["model"], summary, job["epochs"])
+            train_model(
+                study.tuned(job["model"]), Path(run_dir), job["model"], summary, job["epochs"]
+            )
             return {"model": job["model"]}
-        return {"result": json.dumps(asdict(run_cell(study, Cell(*job["cell"]), on_epoch)))}
+        cell = Cell(*job["cell"])
+        return {"result": json.dumps(asdict(run_cell(study.tuned(cell.property), cell, on_epoch)))}
 
     tune.report(result_or_failure(work))
 
