@@ -11,9 +11,11 @@ from rdkit import Chem
 from mips_dist.chem.fragments import fragments
 from mips_dist.chem.graph import build_graph
 from mips_dist.chem.psmiles import canonicalize
+from mips_dist.config import compose
 from mips_dist.data.schema import feature_schema, known_schema
 from mips_dist.errors import MipsError, UsageError
 from mips_dist.model.bundle import load_bundle, save_bundle
+from mips_dist.train.study import FinetuneConfig
 from mips_dist.use.fragments import FragmentEffect, divide, fragments_file, page, summarize
 from mips_dist.use.predict import predict_value
 from tests.model.hand import property_model
@@ -128,6 +130,11 @@ def test_the_command(tmp_path):
 def test_names_are_escaped():
     text = page("<script>", "<b>", "<i>", [FragmentEffect("*<u>", 1, 1, 1, 0.0, 0.0, 0.0, 0.0)])
     assert not {"<script>", "<b>", "<i>", "<u>"} & set(re.findall("<[a-z]+>", text))
+
+
+def test_the_remedy_is_a_key_of_fine_tuning():
+    overrides = ["run_dir=x", "model=debug", "model.head=linear"]
+    assert compose(FinetuneConfig, "finetune", overrides).model.head == "linear"
 
 
 def test_a_head_of_two_layers_is_refused(tmp_path):

@@ -357,7 +357,7 @@ def render(gaps: list[Gap]) -> Table:
     table = Table(title=f"R2 as given and on the worst of {NUM_RESPELLINGS} respellings")
     table.add_column("strategy", no_wrap=True)
     table.add_column("model")
-    for name in ("R2 given", "respelled", "gap", "change", "polymers"):
+    for name in ("given", "respelled", "gap", "change", "polymers"):
         table.add_column(name, justify="right")
     for gap in gaps:
         numbers = f"{gap.original:.4f}", f"{gap.respelled:.4f}", f"{gap.gap:.4f}"
