@@ -21,6 +21,7 @@ from mips_dist.train.cells import (
     study_cells,
     write_curve,
 )
+from mips_dist.train.environment import record_environment
 from mips_dist.train.results import (
     ENSEMBLE,
     GP_TREES,
@@ -53,6 +54,7 @@ def main(config: FinetuneConfig) -> int:
     try:
         study = load_study(config, sets, rejects)
         save_resolved(config, run_dir / "config.yaml")
+        record_environment(run_dir)
         if config.search is not None:
             search(study, run_dir, console)
             return 0
@@ -148,6 +150,7 @@ def _report(
         console.print(f"{num_rejects} rows could not be used: see {run_dir / REJECTS_FILE}")
     console.print(f"scores of every fold: {run_dir / 'results.csv'}")
     console.print(f"curves: tensorboard --logdir {run_dir / 'tensorboard'}")
+    console.print(f"all of it on one page: mips report {run_dir}")
     for prop in study.properties:
         if has_model(study.config, run_dir, prop.name):
             console.print(f"model of {prop.name}: {model_dir(run_dir, prop.name)}")
