@@ -4,12 +4,15 @@ import json
 import shutil
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from threadpoolctl import threadpool_limits
 from torch.utils.tensorboard import SummaryWriter
 
 from mips_dist.model.bundle import METRICS, Partner, is_complete, save_bundle
@@ -51,15 +54,28 @@ def run_cell(study: Study, cell: Cell, on_epoch: OnEpoch | None = None) -> FoldR
         return finetune_fold(study.config, study.block, rows, folds, cell.fold, cell.seed, on_epoch)
     started = time.monotonic()
     train, test = np.flatnonzero(folds != cell.fold), np.flatnonzero(folds == cell.fold)
-    if cell.model == GP_TREES:
-        prediction = _chain_prediction(study, cell, train, test)
-    else:
-        polymers, index = np.unique(rows.sample, return_inverse=True)
-        features = baseline_features(study.block.select(polymers))[index]
-        prediction = fit_predict(
-            cell.model, features[train], rows.value[train], features[test], cell.seed
-        )
+    with one_thread():
+        if cell.model == GP_TREES:
+            prediction = _chain_prediction(study, cell, train, test)
+        else:
+            polymers, index = np.unique(rows.sample, return_inverse=True)
+            features = baseline_features(study.block.select(polymers))[index]
+            prediction = fit_predict(
+                cell.model, features[train], rows.value[train], features[test], cell.seed
+            )
     return _scored(study, cell, prediction, len(train), time.monotonic() - started)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let every library use one thread: cells run side by side, and sums run in one order."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def _chain_prediction(study: Study, cell: Cell, train: Indices, test: Indices) -> Values:
@@ -187,7 +203,8 @@ def train_model(
     if best_model(study.config) == ENSEMBLE:
         assert study.chains is not None
         canonicals = [study.block.psmiles[i] for i in rows.sample]
-        chain_model = study.chains.fit(name, canonicals, rows.value, None, seed=0)
+        with one_thread():
+            chain_model = study.chains.fit(name, canonicals, rows.value, None, seed=0)
         partner = Partner(chain_model, NETWORK_SHARE)
     save_bundle(
         model_dir(run_dir, name),
