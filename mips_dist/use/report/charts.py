@@ -18,9 +18,13 @@ MAX_CHOICES = 12
 # A choice of panes without script: the radio button that is on shows the pane of its number.
 STYLE = (
     """
-.choice{border:0;margin:0;padding:0;min-width:0}
+.choice{border:0;margin:0;padding:0;min-width:0;position:relative}
 .choice legend{font-size:.9rem;color:var(--soft);padding:0}
-.choice>label{font-size:.9rem;margin-right:.9rem;white-space:nowrap}
+.choice>input{position:absolute;opacity:0}
+.choice>label{display:inline-block;font-size:.9rem;line-height:1.3;padding:.1rem .6rem;
+margin:.15rem .1rem;border:1px solid var(--line);border-radius:1rem;cursor:pointer}
+.choice>input:checked+label{background:var(--bar);border-color:var(--bar);color:var(--paper)}
+.choice>input:focus-visible+label{outline:2px solid var(--ink);outline-offset:2px}
 .choice>.pane{display:none;margin-top:.4rem}
 """
     + ",".join(
@@ -80,7 +84,7 @@ def parity(folder: StudyFolder, labels: dict[str, Labels]) -> str:
             checked = " checked" if series == best else ""
             choices.append(
                 f'<input type="radio" name="p{number}" id="{mark}"{checked}>'
-                f'&nbsp;<label for="{mark}">{escape(label_of(series))}</label>'
+                f'<label for="{mark}">{escape(label_of(series))}</label>'
             )
             panes.append(_parity_pane(prop.name, prop.unit, series, points))
         if panes:

@@ -31,6 +31,7 @@ MAX_NAMED = 6
 _STYLE = """
 h3{font-size:1rem;margin:1.5rem 0 .4rem;overflow-wrap:anywhere}
 h2+p+.pair h3{margin-top:.5rem}
+.pair>:only-child{max-width:31rem}
 .scroll{overflow-x:auto;margin:.75rem 0 1.25rem}
 .scroll:focus-visible{outline:2px solid var(--bar);outline-offset:2px}
 .scroll td,.scroll th{padding-right:1rem}
