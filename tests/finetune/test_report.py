@@ -85,7 +85,9 @@ def test_the_page_is_whole_alone_and_escaped(run_dir):
         )
     )  # fmt: skip
     (run_dir / "rsit.json").write_text(
-        json.dumps([{"strategy": HOSTILE, "model": HOSTILE, "gap": 0.0, "r2_original": 0.875}])
+        json.dumps(
+            {"rows": [{"strategy": HOSTILE, "model": HOSTILE, "gap": 0.0, "original": 0.875}]}
+        )
     )
     text, page = page_of(run_dir)
     page.check_alone()

@@ -181,13 +181,18 @@ def _missing(config: dict[str, Any], names: list[str], results: list[FoldResult]
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read a JSON list of objects that other commands leave in the folder; empty without it."""
+    """Read rows that another command leaves in the folder, a JSON list or its ``rows``.
+
+    Empty without the file.
+    """
     if not path.is_file():
         return []
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         rows = None
+    if isinstance(rows, dict):
+        rows = rows.get("rows")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise MipsError(f"{path} is no list of rows; delete it, or have it made again")
     return rows

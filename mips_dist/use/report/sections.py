@@ -271,8 +271,8 @@ def respellings(rows: Sequence[dict[str, Any]]) -> str:
         (
             escape(row.get("strategy", "")),
             escape(row.get("model", "")),
-            number(_float(row.get("r2_original"))),
-            number(_float(row.get("r2_respelled"))),
+            number(_float(row.get("original"))),
+            number(_float(row.get("respelled"))),
             _gap(row.get("gap")),
             _gap(row.get("max_abs_difference")),
             escape(row.get("num_polymers", "")),
