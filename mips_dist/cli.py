@@ -180,6 +180,28 @@ def report(
 
 
 @app.command()
+def explain(
+    psmiles: Annotated[str, typer.Argument(metavar="PSMILES", help="one polymer, quoted")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="svg to write")],
+    debug: Debug = False,
+) -> None:
+    """Draw the bands and the density of states of a polymer's infinite chain.
+
+    Tight binding on the graph alone: all valence orbitals, and the pi bands by Hueckel; highest
+    filled and lowest empty level and the gap are marked. docs/science.md says what the model is.
+
+    Example: mips explain '*c1ccc(*)s1' -o polythiophene.svg
+    """
+
+    def work() -> None:
+        from mips_dist.use.explain import explain_file
+
+        explain_file(psmiles, output)
+
+    raise typer.Exit(guarded(work, debug))
+
+
+@app.command()
 def plan(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="see configs/plan.yaml")

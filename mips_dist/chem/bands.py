@@ -101,6 +101,10 @@ class BandStructure:
         Filled bands of it.
     valence
         (K, V) levels of the all-valence model in eV, ascending.
+    is_pi
+        (K, V) bool: the levels of p orbitals among them.
+    num_electrons
+        Electrons of a cell in these bands.
     num_occupied
         Filled bands of it; with an odd number of electrons the next one is half filled.
     """
@@ -109,6 +113,8 @@ class BandStructure:
     pi: np.ndarray
     num_pi_occupied: int
     valence: np.ndarray
+    is_pi: np.ndarray
+    num_electrons: int
     num_occupied: int
 
     @property
@@ -174,13 +180,17 @@ def describe_bands(graphs: list[PolymerGraph]) -> list[np.ndarray | None]:
 def _bands(chain: Chain, num_k: int) -> BandStructure:
     k = np.linspace(0.0, np.pi, num_k)
     flat = np.broadcast_to(chain.flat, (num_k, len(chain.flat)))
-    levels = [chain.sigma.levels(k), chain.pi.levels(k), flat]
-    valence = np.sort(np.concatenate(levels, axis=1), axis=1)
+    pi = chain.pi.levels(k)
+    levels = np.concatenate([pi, chain.sigma.levels(k), flat], axis=1)
+    order = np.argsort(levels, axis=1, kind="stable")
+    valence = np.take_along_axis(levels, order, axis=1)
     return BandStructure(
         k=k,
         pi=chain.hueckel.levels(k),
         num_pi_occupied=chain.num_pi_electrons // 2,
         valence=valence,
+        is_pi=order < pi.shape[1],
+        num_electrons=chain.num_electrons,
         num_occupied=_within(chain.num_electrons // 2, valence.shape[1]),
     )
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from mips_dist.data.block import PolymerBlock
+from mips_dist.chem.sample import featurize
+from mips_dist.data.block import PolymerBlock, stack
 from mips_dist.data.masking import (
     MaskingConfig,
     atom_mask,
@@ -83,3 +84,18 @@ def test_no_corruption_changes_nothing_and_dropping_leaves_nothing(block, assert
 def test_impossible_rates_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"masking.{next(iter(values))}"):
         MaskingConfig(**values)
+
+
+def test_bands_are_corrupted_and_dropped_as_the_other_groups() -> None:
+    """Law L6c: what tells of masked atoms is taken away or replaced, the band structure too."""
+    polymers = ["*CC(*)c1ccccc1", "*c1ccc(*)s1", "*CO*"]
+    samples = featurize(polymers, content="descriptors")
+    many = stack(samples, range(3)).select(np.tile(np.arange(3), 200))
+    made = corrupt_descriptors(many, 0, 0, np.arange(600), MaskingConfig())
+    kept = made.descriptor_valid["bands"]
+    assert abs(kept.mean() - 0.8) < 0.05
+    replaced = made.descriptors["bands"][kept] != many.descriptors["bands"][kept]
+    assert abs(replaced.mean() - 0.3) < 0.02
+    # Groups are dropped independently of each other, so that each learns to do without the rest.
+    both = kept & made.descriptor_valid["rdkit_2d"]
+    assert abs(both.mean() - 0.64) < 0.06
