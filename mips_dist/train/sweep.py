@@ -93,7 +93,9 @@ def _search_property(
         points = [sample(space, rng) for _ in range(config.search_trials)]
         settings, param_space = _asha(points, config.num_folds)
     else:
-        settings, param_space = _optuna(space, known, config.search_seed, config.search_trials)
+        # Begun again, the sampler would draw the known points a second time.
+        seed = config.search_seed + len(known)
+        settings, param_space = _optuna(space, known, seed, config.search_trials)
     shared = {
         "study": study,
         "name": name,
