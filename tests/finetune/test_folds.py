@@ -1,10 +1,18 @@
 import hashlib
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mips_dist.config import configs_dir
 from mips_dist.data.folds import assign_folds, folds_text, load_or_assign
-from mips_dist.data.properties import LabelledSet
+from mips_dist.data.properties import (
+    BENCHMARK,
+    LabelledSet,
+    read_labelled_sets,
+    read_property,
+)
 from mips_dist.errors import MipsError
 from tests.finetune.learnable import labelled_set
 from tests.shard_folder import polymers
@@ -79,3 +87,14 @@ def test_folds_that_do_not_match_are_refused(sets, tmp_path):
     path.write_text("".join([lines[0], lines[1][:-2] + other_fold + "\n", *lines[2:]]))
     with pytest.raises(MipsError, match="does not match"):
         load_or_assign(path, sets, 5, 1)
+
+
+@pytest.mark.skipif("MIPS_DATA" not in os.environ, reason="needs the benchmark sets")
+def test_the_committed_folds_are_those_that_a_study_deals():
+    properties = [read_property(configs_dir() / "property", name) for name in BENCHMARK]
+    for prop in properties:
+        prop.file = str(Path(os.environ["MIPS_DATA"]) / "benchmark" / prop.file)
+    sets, _ = read_labelled_sets(properties)
+    committed = configs_dir().parent / "docs" / "results" / "benchmark_folds.csv"
+    assert committed.read_text() == folds_text(sets, assign_folds(sets, 5, 1))
+    assert "*" not in committed.read_text()  # no P-SMILES
