@@ -67,7 +67,8 @@ def _panel(prop: str, rows: Sequence[dict[str, Any]], variants: Sequence[str], t
         colour = COLOURS[variants.index(row["variant"]) % len(COLOURS)]
         r2, sd = row["r2"], row["r2_sd"] or 0.0
         lines += [
-            f'<text x="{_LEFT - 8}" y="{y + 4}" text-anchor="end">{escape(row["variant"])}</text>\n',
+            f'<text x="{_LEFT - 8}" y="{y + 4}" text-anchor="end">'
+            f"{escape(row['variant'])}</text>\n",
             f'<line x1="{x(r2 - sd)}" x2="{x(r2 + sd)}" y1="{y}" y2="{y}" stroke="{colour}" '
             'stroke-width="2"/>\n',
             f'<circle cx="{x(r2)}" cy="{y}" r="5" fill="{colour}"/>\n',
