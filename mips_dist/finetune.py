@@ -12,6 +12,14 @@ from rich.console import Console
 
 from mips_dist.config import run, save_resolved
 from mips_dist.errors import MipsError
+from mips_dist.train.ablation import (
+    ablation_rows,
+    ablation_table,
+    describe_size,
+    read_ablation,
+    run_configs,
+    write_ablation,
+)
 from mips_dist.train.board import Board
 from mips_dist.train.cells import (
     best_model,
@@ -47,6 +55,15 @@ from mips_dist.train.trials import Job, RayTrials
 def main(config: FinetuneConfig) -> int:
     """Run what is missing of a study, then write its tables and models."""
     console = Console()
+    if config.ablation:
+        _ablate(config, console)
+        return 0
+    _study(config, console)
+    return 0
+
+
+def _study(config: FinetuneConfig, console: Console) -> list[Summary]:
+    """Run or continue one study, or the sweep in its place; return its summaries."""
     sets, rejects = read_sets(config)
     run_dir = Path(config.run_dir)
     open_run_dir(run_dir)
@@ -57,13 +74,37 @@ def main(config: FinetuneConfig) -> int:
         record_environment(run_dir)
         if config.search is not None:
             search(study, run_dir, console)
-            return 0
+            return []
         return _run(study, run_dir, ledger, console)
     finally:
         ledger.close()
 
 
-def _run(study: Study, run_dir: Path, ledger: Ledger, console: Console) -> int:
+def _ablate(config: FinetuneConfig, console: Console) -> None:
+    """Run the studies of an ablation one after the other, then lay them side by side."""
+    plan = read_ablation()
+    folder = Path(config.run_dir)
+    configs = run_configs(config, plan)
+    found: dict[str, list[Summary]] = {}
+    failures: dict[str, MipsError] = {}
+    for name, run_config in configs.items():
+        console.print(f"run {name} ({len(found) + len(failures) + 1} of {len(configs)})")
+        Path(run_config.run_dir).mkdir(parents=True, exist_ok=True)
+        try:
+            found[name] = _study(run_config, console)
+        except MipsError as error:
+            failures[name] = error
+        rows = ablation_rows(plan, found, config.protocol)
+        about = describe_size(config)
+        plots = write_ablation(rows, plan, about, folder)
+    console.print(ablation_table(rows, plan, about))
+    console.print(f"numbers: {folder / 'ablation.csv'}; plots: {', '.join(map(str, plots))}")
+    if failures:
+        name, first = next(iter(failures.items()))
+        raise MipsError(f"{len(failures)} of the runs failed, first {name}: {first}")
+
+
+def _run(study: Study, run_dir: Path, ledger: Ledger, console: Console) -> list[Summary]:
     config = study.config
     cells = study_cells(config)
     largest_first = sorted(cells, key=lambda cell: -_work(study, cell))
@@ -88,7 +129,8 @@ def _run(study: Study, run_dir: Path, ledger: Ledger, console: Console) -> int:
             jobs = _model_jobs(study, run_dir, ledger, summaries)
             board.expect_models(len(jobs))
             failures |= trials.run(study, jobs, board, lambda _: None)
-    return _report(study, run_dir, ledger, summaries, failures, console)
+    _report(study, run_dir, ledger, summaries, failures, console)
+    return summaries
 
 
 def _work(study: Study, cell: Cell) -> float:
@@ -136,7 +178,7 @@ def _report(
     summaries: list[Summary],
     failures: dict[str, str],
     console: Console,
-) -> int:
+) -> None:
     write_csv(_shown(study, ledger), run_dir / "results.csv")
     about = {
         "num_polymers": study.num_polymers(),
@@ -160,7 +202,6 @@ def _report(
             f"{len(failures)} of the cells failed, first {name} ({reason}); "
             "the same command does them again"
         )
-    return 0
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from mips_dist.chem.stars import STAR_STRATEGIES
 from mips_dist.config import configs_dir, replaced
 from mips_dist.data.block import PolymerBlock
 from mips_dist.data.files import write_atomically
@@ -72,6 +73,11 @@ class FinetuneConfig(FoldConfig):
         Trials at a time; default: as many as the cores allow.
     cpus_per_trial, gpus_per_trial
         Cores and GPUs of a trial; parts of one are allowed.
+    star_strategy
+        What becomes of the two stars of a unit, see `mips_dist.chem.stars`; "link", the exact
+        chain, everywhere but in an ablation.
+    ablation
+        Run the studies of configs/ablation.yaml, each in a folder of run_dir.
     search
         None: run the study. "asha" or "optuna": instead, look for the values of
         configs/search_space.yaml on the inner splits; no test fold is scored.
@@ -97,6 +103,8 @@ class FinetuneConfig(FoldConfig):
     num_workers: int | None = None
     cpus_per_trial: float = 1.0
     gpus_per_trial: float = 0.0
+    star_strategy: str = "link"
+    ablation: bool = False
     search: str | None = None
     search_trials: int = 16
     search_seed: int = 0
@@ -135,6 +143,13 @@ class FinetuneConfig(FoldConfig):
             raise ValueError(
                 f"permute_labels={self.permute_labels} must be a number from 0, or null"
             )
+        if self.star_strategy not in STAR_STRATEGIES:
+            raise ValueError(
+                f"star_strategy={self.star_strategy} must be one of {', '.join(STAR_STRATEGIES)}"
+            )
+        if self.star_strategy != "link" and self.save_model:
+            # A saved model would be given graphs of the exact chain.
+            raise ValueError(f"star_strategy={self.star_strategy} needs save_model=false")
         if self.search is not None:
             if self.search not in SEARCHES:
                 raise ValueError(f"search={self.search} must be one of {', '.join(SEARCHES)}")
@@ -326,6 +341,8 @@ def _identity(config: FinetuneConfig, sets: list[LabelledSet], folds_sha256: str
     chosen = {s.property.name: _not_given(s.property.training, config) for s in sets}
     if any(chosen.values()):
         identity["training"] = {name: values for name, values in chosen.items() if values}
+    if config.star_strategy != "link":
+        identity["star_strategy"] = config.star_strategy
     if config.permute_labels is not None:
         identity["permute_labels"] = config.permute_labels
     if config.pretrained is not None:

@@ -3,11 +3,13 @@
 import csv
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from mips_dist.chem.sample import content_for
-from mips_dist.data.block import PolymerBlock
+from mips_dist.chem.sample import Sample, content_for
+from mips_dist.chem.stars import StarStrategy, build_star_graphs
+from mips_dist.data.block import PolymerBlock, stack
 from mips_dist.data.files import write_atomically
 from mips_dist.data.properties import PSMILES_COLUMN, LabelledSet
 from mips_dist.data.schema import check_shards, model_schema
@@ -42,7 +44,18 @@ def read_features(
             f"{shards} lacks {len(missing - set(reasons))} of the {len(needed)} polymers; "
             "give another run_dir or other shards"
         )
+    if config.star_strategy != "link":
+        block = _with_star_graphs(block, config)
     return block, reasons
+
+
+def _with_star_graphs(block: PolymerBlock, config: "FinetuneConfig") -> PolymerBlock:
+    """Replace the exact graphs by those of another star strategy; descriptors stay."""
+    graphs = build_star_graphs(
+        block.psmiles, cast(StarStrategy, config.star_strategy), config.model.max_hops
+    )
+    drawn = stack([Sample(graph) for graph in graphs], block.row.tolist())
+    return replace(drawn, descriptors=block.descriptors, descriptor_valid=block.descriptor_valid)
 
 
 def _preprocess(config: "FinetuneConfig", canonicals: list[str], shards: Path) -> None:
