@@ -5,6 +5,7 @@ An SVG of its own: no script, no font, no link, every text escaped.
 
 import html
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,8 +15,11 @@ from mips_dist.chem.tight_binding import NoBands
 from mips_dist.data.files import write_atomically
 from mips_dist.errors import MipsError, UsageError
 
+Energy = TypeVar("Energy", float, np.ndarray)
+
 # Of the Hueckel model, for the drawing alone: what fits the first transitions of acenes.
 BETA_EV = -2.7
+
 _NUM_K = 129
 # How far below the highest filled and above the lowest empty level the drawing reaches, in eV.
 _BELOW, _ABOVE = 8.0, 5.0
@@ -205,7 +209,7 @@ def _draw_pi(bands: BandStructure) -> list[str]:
     return [*parts, *_k_axis(left, right)]
 
 
-def _y(energy: np.ndarray | float, low: float, high: float) -> np.ndarray | float:
+def _y(energy: Energy, low: float, high: float) -> Energy:
     return _FLOOR - (_FLOOR - _TOP) * (energy - low) / (high - low)
 
 
