@@ -19,7 +19,8 @@ from mips_dist.chem.band_parameters import (
 )
 from mips_dist.chem.bands import BAND_DESCRIPTORS, band_descriptors, band_structure
 from mips_dist.chem.graph import build_graph
-from mips_dist.chem.psmiles import allowed_cuts, canonicalize, parse, random_spelling, write_cut
+from mips_dist.chem.psmiles import allowed_cuts, canonicalize, parse, write_cut
+from mips_dist.chem.respell import random_spelling
 from mips_dist.chem.sample import featurize
 from mips_dist.chem.tight_binding import Chain, NoBands, _sigma_hopping, build_chain
 from tests.chem.oligomer import explicit_oligomer

@@ -11,7 +11,8 @@ from mips_dist.chem.chain_features import (
     _oligomer,
     chain_features,
 )
-from mips_dist.chem.psmiles import canonicalize, parse, random_spelling
+from mips_dist.chem.psmiles import canonicalize, parse
+from mips_dist.chem.respell import random_spelling
 from tests.polymers import CORNER_CASES
 
 CANONICALS = sorted(set(CORNER_CASES.values()))

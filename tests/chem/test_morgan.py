@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from mips_dist.chem.morgan import chain_counts, distance_to_nearest
-from mips_dist.chem.psmiles import canonicalize, parse, random_spelling
+from mips_dist.chem.psmiles import canonicalize, parse
+from mips_dist.chem.respell import random_spelling
 from tests.polymers import POLYMERS
 
 CANONICAL = sorted({canonicalize(text) for text in POLYMERS})
