@@ -192,7 +192,7 @@ class Study:
     folds: dict[str, Fold]
     block: PolymerBlock
     schema: dict[str, Any]
-    chains: StudyChains | None
+    chains: StudyChains | None = None
 
     def tuned(self, name: str) -> "Study":
         """Return the study with the values that a property's file has for its training."""
