@@ -186,7 +186,9 @@ def test_the_command_gives_the_configuration(study):
     config = read_folder(study[0]).config
     words = shlex.split(study_command(config))
     assert words[:2] == ["python", "mips_dist/finetune.py"]
-    assert compose(FinetuneConfig, "finetune", words[2:]) == study[1]
+    composed = compose(FinetuneConfig, "finetune", words[2:])
+    composed.given = []  # which keys the command named
+    assert composed == study[1]
 
 
 @pytest.mark.parametrize(
