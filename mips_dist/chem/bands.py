@@ -181,12 +181,13 @@ def _bands(chain: Chain, num_k: int) -> BandStructure:
     k = np.linspace(0.0, np.pi, num_k)
     flat = np.broadcast_to(chain.flat, (num_k, len(chain.flat)))
     pi = chain.pi.levels(k)
-    levels = np.concatenate([pi, chain.sigma.levels(k), flat], axis=1)
+    # Without the last digits of the solver, so that a flat band is flat.
+    levels = np.round(np.concatenate([pi, chain.sigma.levels(k), flat], axis=1), 9)
     order = np.argsort(levels, axis=1, kind="stable")
     valence = np.take_along_axis(levels, order, axis=1)
     return BandStructure(
         k=k,
-        pi=chain.hueckel.levels(k),
+        pi=np.round(chain.hueckel.levels(k), 9),
         num_pi_occupied=chain.num_pi_electrons // 2,
         valence=valence,
         is_pi=order < pi.shape[1],
