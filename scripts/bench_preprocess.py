@@ -26,6 +26,7 @@ import torch
 from rdkit import Chem
 from threadpoolctl import threadpool_limits
 
+from mips_dist.chem.bands import describe_bands
 from mips_dist.chem.conformer import embed
 from mips_dist.chem.descriptors import atom_pair_3d, rdkit_2d
 from mips_dist.chem.graph import build_graphs
@@ -124,9 +125,11 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
     heavy = statistics.mean(mol.GetNumAtoms() - 2 for mol in mols)
     # Slower parts see fewer polymers; each is a multiple of parsing those same polymers.
     few, fewest = len(texts) // 2, len(texts) // 8
+    made = build_graphs([canonicalize(text) for text in texts[:few]])
     parts: dict[str, tuple[Callable[[], object], int]] = {
         "graph": (lambda: graphs(texts), len(texts)),
         "descriptors": (lambda: rdkit_2d([Chem.Mol(m) for m in mols[:few]]), few),
+        "bands": (lambda: describe_bands(made[:few]), few),
         "conformer": (lambda: conformers(mols[:fewest]), fewest),
         "all": (lambda: everything(texts[:fewest]), fewest),
     }
@@ -169,7 +172,7 @@ def report(figures: dict[str, float]) -> None:
     """Print the table."""
     print(f"{figures['mean_heavy_atoms']:.1f} heavy atoms a polymer, one thread, CPU time")
     print(f"{'parsing':12s} {figures['parse_per_cpu_s']:8.0f} /s")
-    for name in ("graph", "descriptors", "conformer", "all"):
+    for name in ("graph", "descriptors", "bands", "conformer", "all"):
         rate, ratio = figures[f"{name}_per_cpu_s"], figures[f"{name}_x_parse"]
         print(f"{name:12s} {rate:8.0f} /s  {ratio:7.1f} x parsing")
     rate = figures["loader_per_cpu_s"]
