@@ -59,7 +59,7 @@ def test_permuted_labels_belong_to_the_study_and_every_table_says_so(config):
     assert (load(config).rows["oxygen"].value == study.rows["oxygen"].value).all()
     for other in (None, 2):
         config.permute_labels = other
-        with pytest.raises(MipsError, match="holds a study with other.* permute_labels"):
+        with pytest.raises(MipsError, match=r"holds a study with other.* permute_labels"):
             load(config)
     config.permute_labels = 1
     run_dir = Path(config.run_dir)
