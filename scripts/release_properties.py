@@ -21,7 +21,7 @@ from mips_dist.model.bundle import CONFIG, load_bundle, save_bundle
 from mips_dist.model.mips import PropertyModel
 from mips_dist.model.released import RELEASED_DIR
 
-MAX_MEGABYTES = 5.0
+MAX_MEBIBYTES = 5.0
 
 
 def release(run_dir: Path, output: Path) -> None:
@@ -49,10 +49,10 @@ def release(run_dir: Path, output: Path) -> None:
             scaler=bundle.scaler,
             partner=bundle.partner,
         )
-        size = sum(path.stat().st_size for path in (output / name).iterdir()) / 1e6
-        print(f"{name}: {size:.2f} MB, largest change by fp16 {change:.4f} SD")
-        if size > MAX_MEGABYTES:
-            raise MipsError(f"{output / name} has {size:.2f} MB, more than {MAX_MEGABYTES:g}")
+        size = sum(path.stat().st_size for path in (output / name).iterdir()) / 2**20
+        print(f"{name}: {size:.2f} MiB, largest change by fp16 {change:.4f} SD")
+        if size > MAX_MEBIBYTES:
+            raise MipsError(f"{output / name} has {size:.2f} MiB, more than {MAX_MEBIBYTES:g}")
 
 
 def predict(model: PropertyModel, block: PolymerBlock) -> torch.Tensor:

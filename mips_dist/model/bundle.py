@@ -23,7 +23,7 @@ MODEL_OF_KIND: dict[str, type[Model]] = {"pretrained": MaskedAtomModel, "propert
 
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"
-CHAIN = "chain_model.safetensors"
+CHAIN = "chain_model.safetensors.gz"
 SCALER = "scaler.json"
 METRICS = "metrics.json"
 CARD = "README.md"

@@ -56,7 +56,7 @@ def card(
 
 
 _FILES = {
-    "chain_model.safetensors": " (the ensemble's second member)",
+    "chain_model.safetensors.gz": " (the ensemble's second member)",
     "config.json": " (model, feature schema, sha256 of the weights)",
     "scaler.json": " (z * std + mean = physical value)",
     "NOTES.md": " (written by hand: data, machine, commands, what it is worth)",

@@ -1,21 +1,25 @@
-"""A `ChainModel` as named arrays in one safetensors file, without any P-SMILES.
+"""A `ChainModel` as named arrays in one packed safetensors file, without any P-SMILES.
 
 The counts of environments, nearly all 0, are kept as the places and values of the others.
 """
 
-from dataclasses import fields
+import gzip
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save
 
 from mips_dist.chem.chain_features import NUM_BINS
 from mips_dist.errors import MipsError
 from mips_dist.model.chain_model import ChainModel
 from mips_dist.model.forest import Forest
 from mips_dist.model.kernel import Block, GaussianProcess
+
+# A few hundred times the largest of the eight: a small file must not fill the memory.
+MAX_BYTES = 1 << 30
 
 Arrays = dict[str, np.ndarray]
 
@@ -25,12 +29,16 @@ _SCALARS = ("mean", "std", "amplitude", "amplitude_of_square", "linear")
 def save_chain_model(model: ChainModel, path: Path) -> None:
     """Write the file; what `load_chain_model` reads from it predicts the same, bit for bit."""
     arrays: Arrays = {"columns": model.columns.astype(np.int16), "fill": model.fill}
-    arrays |= {f"forest.{f.name}": getattr(model.forest, f.name) for f in fields(Forest)}
+    forest = model.forest
+    skip = np.where(forest.column >= 0, forest.right - np.arange(len(forest.right)), 0)
+    assert skip.max(initial=0) <= np.iinfo(np.uint16).max, "a tree is too large for its file"
+    arrays |= {f"forest.{name}": getattr(forest, name) for name in ("root", "column", "threshold")}
+    arrays["forest.skip"] = skip.astype(np.uint16)
     arrays |= _process_arrays(model.process, "process.")
     if model.source is not None:
         arrays |= _process_arrays(model.source, "source.")
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
-    path.chmod(0o644)  # safetensors makes it private; the other files are not
+    content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    path.write_bytes(gzip.compress(content, mtime=0))
 
 
 def load_chain_model(path: Path) -> ChainModel:
@@ -42,7 +50,7 @@ def load_chain_model(path: Path) -> ChainModel:
         It is damaged, or is no chain model.
     """
     try:
-        arrays = load_file(path)
+        arrays = load(_unpacked(path))
         return ChainModel(
             process=_process(arrays, "process."),
             forest=_forest(arrays),
@@ -50,17 +58,34 @@ def load_chain_model(path: Path) -> ChainModel:
             fill=arrays["fill"],
             source=_process(arrays, "source.") if "source.weights" in arrays else None,
         )
-    except (SafetensorError, KeyError, ValueError, IndexError, OSError) as error:
+    except (
+        SafetensorError,
+        KeyError,
+        ValueError,
+        IndexError,
+        OSError,
+        EOFError,
+        zlib.error,
+    ) as error:
         raise MipsError(f"{path} is damaged; copy the whole directory again") from error
 
 
+def _unpacked(path: Path) -> bytes:
+    with gzip.open(path) as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError("unpacks to more than any model has")
+    return content
+
+
 def _forest(arrays: Arrays) -> Forest:
-    forest = Forest(**{f.name: arrays[f"forest.{f.name}"] for f in fields(Forest)})
-    # A path that led back would be followed for ever.
-    is_split = forest.column >= 0
-    if not (forest.right[is_split] > np.flatnonzero(is_split)).all():
+    root, column = arrays["forest.root"], arrays["forest.column"]
+    skip = arrays["forest.skip"].astype(np.int32)
+    # A path that stays where it is would be followed for ever.
+    if not (skip[column >= 0] > 0).all():
         raise ValueError("a tree leads back")
-    return forest
+    right = np.where(column >= 0, skip + np.arange(len(skip), dtype=np.int32), 0)
+    return Forest(root, column, arrays["forest.threshold"], right.astype(np.int32))
 
 
 def _process_arrays(process: GaussianProcess, prefix: str) -> Arrays:

@@ -30,7 +30,7 @@ class Forest:
     threshold
         (N,) float32: values up to it go left, which is the next node; of a leaf, its value.
     right
-        (N,) int32.
+        (N,) int32; without meaning for a leaf.
     """
 
     root: npt.NDArray[np.int32]
