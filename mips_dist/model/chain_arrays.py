@@ -21,6 +21,8 @@ from mips_dist.model.kernel import Block, GaussianProcess
 # A few hundred times the largest of the eight: a small file must not fill the memory.
 MAX_BYTES = 1 << 30
 
+_DAMAGE = (SafetensorError, KeyError, ValueError, IndexError, OSError, EOFError, zlib.error)
+
 Arrays = dict[str, np.ndarray]
 
 _SCALARS = ("mean", "std", "amplitude", "amplitude_of_square", "linear")
