@@ -260,7 +260,10 @@ def _trial(params: dict[str, Any], study: Study, run_dir: str) -> None:
             )
             return {"model": job["model"]}
         cell = Cell(*job["cell"])
-        return {"result": json.dumps(asdict(run_cell(study.tuned(cell.property), cell, on_epoch)))}
+        result = run_cell(study.tuned(cell.property), cell, on_epoch)
+        if not math.isfinite(result.rmse):
+            raise MipsError(f"{cell}: a prediction is not finite; is a label out of all range?")
+        return {"result": json.dumps(asdict(result))}
 
     tune.report(result_or_failure(work))
 
