@@ -147,6 +147,8 @@ class RayTrials:
             link.unlink()
         self._temporary = tempfile.mkdtemp(prefix="mips-")
         link.symlink_to(self._temporary)
+        # Tune logs the traceback of every process that dies; what follows from it is said in a line.
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         num_cpus = self._num_cpus()
         for attempt in range(1, NUM_STARTS + 1):
             try:
