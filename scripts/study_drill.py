@@ -25,8 +25,9 @@ DEFAULTS = [
     "properties=[egb,eea,xc]",
     "model=debug",
     "model.descriptors=[rdkit_2d]",
-    "num_epochs=8",
-    "baselines=[mean]",
+    "num_epochs=40",
+    "patience=40",
+    "baselines=[]",
     "save_model=false",
     "num_workers=2",
 ]

@@ -147,6 +147,8 @@ class RayTrials:
             link.unlink()
         self._temporary = tempfile.mkdtemp(prefix="mips-")
         link.symlink_to(self._temporary)
+        # Tune logs the traceback of every process that dies; what follows from it is said in a line.
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         num_cpus = self._num_cpus()
         for attempt in range(1, NUM_STARTS + 1):
             try:
@@ -260,7 +262,10 @@ def _trial(params: dict[str, Any], study: Study, run_dir: str) -> None:
             )
             return {"model": job["model"]}
         cell = Cell(*job["cell"])
-        return {"result": json.dumps(asdict(run_cell(study.tuned(cell.property), cell, on_epoch)))}
+        result = run_cell(study.tuned(cell.property), cell, on_epoch)
+        if not math.isfinite(result.rmse):
+            raise MipsError(f"{cell}: a prediction is not finite; is a label out of all range?")
+        return {"result": json.dumps(asdict(result))}
 
     tune.report(result_or_failure(work))
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from mips_dist.data.properties import Property
 from mips_dist.data.schema import known_schema
 from mips_dist.errors import MipsError
 from mips_dist.train.board import Board
@@ -62,18 +63,20 @@ def test_trials_that_die_run_out_of_memory_or_give_nan_change_no_other(tmp_path,
     monkeypatch.setenv("MIPS_TEST_DEATHS", str(deaths))
     block, good = labelled_rows(COUNT)
     nan = PropertyRows("nan", "", good.sample, good.row, np.full(COUNT, np.nan))
-    # The loss overflows in the first steps, though every label is finite.
-    far = np.where(np.arange(COUNT) == 3, 1e300, good.value)
+    # Every label is finite, but not their spread.
+    far = np.where(np.arange(COUNT) % 5 == 3, 1e300, good.value)
     rows = {
         "good": good,
         "dying": Dying("dying", "", good.sample, good.row, good.value),
         "hungry": Hungry("hungry", "", good.sample, good.row, good.value),
         "nan": nan,
         "far": PropertyRows("far", "", good.sample, good.row, far),
+        "hot": PropertyRows("hot", "", good.sample, good.row, good.value),
     }
     config = FinetuneConfig(model=tiny_model(), num_epochs=2, num_workers=2, cpus_per_trial=0.5)
     folds = dict.fromkeys(rows, (good.sample % 5).astype(np.int64))
-    study = Study(config, [], rows, folds, block, known_schema())
+    hot = Property(name="hot", training={"lr": 1e30})  # the loss becomes NaN
+    study = Study(config, [hot], rows, folds, block, known_schema())
     cells = [Cell("mips", name, fold, 0, "strict") for fold in (0, 1) for name in rows]
     jobs = [{"cell": list(cell)} for cell in cells]
     kept, board = {}, Board(cells, [])
@@ -85,7 +88,8 @@ def test_trials_that_die_run_out_of_memory_or_give_nan_change_no_other(tmp_path,
     assert deaths.read_text() == "x" * 2 * (1 + MAX_DEATHS)
     assert "out of memory; lower batch_size" in reasons["hungry"]
     assert "a label is NaN" in reasons["nan"]
-    assert "not finite" in reasons["far"]
+    assert "a prediction is not finite" in reasons["far"]
+    assert "the loss is not finite in epoch" in reasons["hot"]
     # The numbers of the good ones are those of a plain call.
     assert {cell.property for cell in kept} == {"good"}
     for cell, result in kept.items():
@@ -94,7 +98,7 @@ def test_trials_that_die_run_out_of_memory_or_give_nan_change_no_other(tmp_path,
     shown = Console(width=120, record=True, file=io.StringIO())
     shown.print(board)
     text = shown.export_text()
-    assert text.count("failed") >= 8
+    assert text.count("failed") >= 10
     assert f"{kept[cells[0]].r2:.3f}" in text
 
 

@@ -18,8 +18,8 @@ def test_killed_trials_and_a_killed_driver_change_no_byte(tmp_path):
     command = [
         sys.executable, str(DRILL), "--trial-kills", "2", "--driver-kills", "1", f"input={csv}",
         "targets=[a,b]", f"shards={shards}", "model.hidden_dim=16", "model.num_layers=1",
-        "model.num_heads=2", "model.ffn_dim=32", "model.descriptors=[]", "num_epochs=40",
-        "patience=40", "batch_size=8", "num_folds=3",
+        "model.num_heads=2", "model.ffn_dim=32", "model.descriptors=[]", "num_epochs=60",
+        "patience=60", "batch_size=4", "num_folds=4",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
