@@ -146,7 +146,7 @@ class RayTrials:
             shutil.rmtree(link.readlink(), ignore_errors=True)
             link.unlink()
         self._temporary = tempfile.mkdtemp(prefix="mips-")
-        link.symlink_to(self._temporary)
+        # Tune logs the traceback of every dead process; what follows from it is said in a line.
         # Tune logs the traceback of every process that dies; what follows from it is said in a line.
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         num_cpus = self._num_cpus()

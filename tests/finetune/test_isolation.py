@@ -66,7 +66,7 @@ def test_trials_that_die_run_out_of_memory_or_give_nan_change_no_other(tmp_path,
     # Every label is finite, but not their spread.
     far = np.where(np.arange(COUNT) % 5 == 3, 1e300, good.value)
     rows = {
-        "good": good,
+        "good": PropertyRows("good", "", good.sample, good.row, good.value),
         "dying": Dying("dying", "", good.sample, good.row, good.value),
         "hungry": Hungry("hungry", "", good.sample, good.row, good.value),
         "nan": nan,
