@@ -147,7 +147,6 @@ class RayTrials:
             link.unlink()
         self._temporary = tempfile.mkdtemp(prefix="mips-")
         # Tune logs the traceback of every dead process; what follows from it is said in a line.
-        # Tune logs the traceback of every process that dies; what follows from it is said in a line.
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         num_cpus = self._num_cpus()
         for attempt in range(1, NUM_STARTS + 1):
