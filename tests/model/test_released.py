@@ -48,7 +48,7 @@ def test_pretrained_models_fit_this_version(name):
     assert bundle.metrics["held_out_loss"] < bundle.metrics["held_out_class_entropy"]
 
 
-@pytest.mark.parametrize("name", released_models())
+@pytest.mark.parametrize("name", ["mips-small"])
 def test_fine_tuning_takes_a_released_model_by_its_name(name):
     released = load_bundle(RELEASED_DIR / name, known_schema()).model
     model = load_pretrained(FoldConfig(model=released.config, pretrained=name))
