@@ -321,4 +321,4 @@ def test_l1_spelling_changes_no_byte_of_conformer_and_descriptors():
         for sample in samples
     )
     assert len(counts) == 1
-    assert len(samples[0].descriptors) == 2
+    assert len(samples[0].descriptors) == 3
