@@ -79,7 +79,7 @@ class RayTrials:
 
         ray.shutdown()
         shutil.rmtree(self._temporary, ignore_errors=True)
-        (self._run_dir / RAY_LINK).unlink()
+        (self._run_dir / RAY_LINK).unlink(missing_ok=True)
 
     def run(self, study: Study, jobs: list[Job], board: Board, keep: Keep) -> dict[str, str]:
         """Run jobs; hand each cell's result to `keep` as it comes; return name -> failure."""
