@@ -33,8 +33,8 @@ from mips_dist.train.zero import choose_stage
 _ATOMS = 30.3  # heavy atoms of a repeat unit
 _CELLS = 6.1  # atoms that an atom attends to, itself included, at max_hops=2
 _MASKED = 0.3
-_CORE_HOURS_PER_MILLION = {"full": 6.7, "descriptors": 1.15, "topology": 0.4}
-_BYTES_PER_POLYMER = {"full": 1_300, "descriptors": 500, "topology": 340}  # of a shard
+_CORE_HOURS_PER_MILLION = {"full": 8.1, "descriptors": 2.5, "topology": 0.4}
+_BYTES_PER_POLYMER = {"full": 1_380, "descriptors": 580, "topology": 340}  # of a shard
 
 _PACK = 128  # tokens of an attention pack
 _PACKING = 1.06  # tokens with padding / without
