@@ -15,8 +15,8 @@ from preprocess.progress import duration
 from preprocess.rows import InputFile
 
 # Bytes of shards per character of P-SMILES, and CPU time as a multiple of bare RDKit parsing, both
-# as `scripts/bench_scale.py` prints them: 20,000 (full: 400) polymers of the corpus, 2026-11-22, and
-# for the bands 1.4 bytes and 38 times parsing (4,096 polymers, 2026-11-26).
+# as `scripts/bench_scale.py` prints them: 20,000 (full: 400) polymers of the corpus, 2026-11-22;
+# and for the bands 1.4 bytes and 38 times parsing: 4,096 polymers, 2026-11-26.
 _SHARD_BYTES_PER_CHARACTER = {"topology": 6.3, "descriptors": 11.7, "full": 27.4}
 _TIMES_PARSING = {"topology": 7.0, "descriptors": 70.0, "full": 83.0}
 _TIMES_PARSING_PER_CONFORMER = 150.0  # of content=full
