@@ -79,7 +79,7 @@ class RayTrials:
 
         ray.shutdown()
         shutil.rmtree(self._temporary, ignore_errors=True)
-        (self._run_dir / RAY_LINK).unlink(missing_ok=True)
+        (self._run_dir / RAY_LINK).unlink()
 
     def run(self, study: Study, jobs: list[Job], board: Board, keep: Keep) -> dict[str, str]:
         """Run jobs; hand each cell's result to `keep` as it comes; return name -> failure."""
@@ -146,6 +146,7 @@ class RayTrials:
             shutil.rmtree(link.readlink(), ignore_errors=True)
             link.unlink()
         self._temporary = tempfile.mkdtemp(prefix="mips-")
+        link.symlink_to(self._temporary)
         # Tune logs the traceback of every dead process; what follows from it is said in a line.
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         num_cpus = self._num_cpus()
