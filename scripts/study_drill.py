@@ -28,6 +28,7 @@ DEFAULTS = [
     "num_epochs=40",
     "patience=40",
     "baselines=[]",
+    "fold_seed=20",
     "save_model=false",
     "num_workers=2",
 ]
@@ -93,7 +94,8 @@ def disturbed(
             except psutil.NoSuchProcess:  # ended in these seconds: another one
                 waiting.insert(0, (num_finished(run_dir), kind))
                 continue
-            psutil.wait_procs([victim], timeout=10)
+            if kind == "driver":
+                process.wait()
             print(
                 f"drill: killed a {kind} after {num_finished(run_dir)} cells; "
                 f"{len(waiting)} kills to come",

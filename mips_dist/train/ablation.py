@@ -11,7 +11,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from mips_dist.config import configs_dir, replaced
 from mips_dist.data.files import write_atomically
@@ -175,23 +177,29 @@ def ablation_table(rows: Sequence[dict[str, Any]], plan: Ablation, about: str) -
     """Lay R2 out for a terminal: variants by properties, published numbers below ours."""
     names = list(dict.fromkeys(row["property"] for row in rows))
     names = [name for name in names if name != ALL_SETS] + [ALL_SETS] * (ALL_SETS in names)
-    table = Table(caption=f"R2 over folds: {about}. (published)", caption_justify="left")
-    table.add_column("component: variant", overflow="fold")
+    # 80 columns wide at most, as the terminal of a log has.
+    table = Table(
+        caption=f"Mean R2 over folds: {about}.",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("component", overflow="fold", min_width=18)
     for name in names:
         table.add_column("mean" if name == ALL_SETS else name, justify="right", no_wrap=True)
     for component in plan.components:
-        table.add_section()
         own = [row for row in rows if row["component"] == component.name]
         if own:
-            table.add_row(f"{component.name}\n({component.about})")
+            table.add_row(Text(component.name, style="bold"))
         for variant in dict.fromkeys(row["variant"] for row in own):
             at = {row["property"]: row for row in own if row["variant"] == variant}
-            table.add_row(f"  {variant}", *(_entry(at.get(name)) for name in names))
+            table.add_row(f" {variant}", *_numbers(at, names, "r2"))
+            if any(row["published"] is not None for row in at.values()):
+                table.add_row("  published", *_numbers(at, names, "published"))
+        table.add_section()
     return table
 
 
-def _entry(row: dict[str, Any] | None) -> str:
-    if row is None:
-        return ""
-    published = "" if row["published"] is None else f"\n({row['published']:.3f})"
-    return f"{row['r2']:.3f}{published}"
+def _numbers(at: Mapping[str, dict[str, Any]], names: Sequence[str], key: str) -> list[str]:
+    values = [at[name][key] if name in at else None for name in names]
+    return ["" if value is None else f"{value:.3f}" for value in values]

@@ -6,7 +6,7 @@ from typing import Any
 
 # Okabe and Ito's colours, which remain apart for most eyes.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")
-_ROW, _PANEL, _LEFT, _TOP, _PLOT = 20, 34, 210, 64, 430
+_ROW, _PANEL, _LEFT, _TOP, _PLOT = 20, 34, 210, 76, 430
 _WIDTH = _LEFT + _PLOT + 90
 
 
@@ -35,7 +35,10 @@ def draw_component(name: str, about: str, rows: Sequence[dict[str, Any]], size: 
         f'<rect width="100%" height="100%" fill="white"/>\n'
         f'<text x="10" y="20" font-size="15">{title}</text>\n'
         f'<text x="10" y="37" fill="#444">{escape(about)}</text>\n'
-        f'<text x="10" y="53" fill="#444" font-size="9">{escape(size)}</text>\n'
+        + "".join(
+            f'<text x="10" y="{53 + 12 * line}" fill="#444" font-size="10">{escape(part)}</text>\n'
+            for line, part in enumerate(size.split("; "))
+        )
         + "".join(parts)
         + "</svg>\n"
     )

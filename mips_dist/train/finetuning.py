@@ -327,13 +327,9 @@ def _initial_model(config: FoldConfig) -> PropertyModel:
 def load_pretrained(config: FoldConfig) -> MaskedAtomModel:
     """Load the pre-trained model and check that it is the one that the configuration describes.
 
-    <<<<<<< HEAD
-    Dropout may differ: it belongs to the training, not to the weights. Descriptor groups may be
-    added after those of the pre-training; their projections start at zero.
-    =======
     Dropout may differ: it belongs to the training, not to the weights; and so may the head, for
-    that of a property model is another one.
-    >>>>>>> rsit
+    that of a property model is another one. Descriptor groups may be added after those of the
+    pre-training; their projections start at zero.
     """
     assert config.pretrained is not None
     bundle = load_bundle(model_directory(config.pretrained), known_schema())
