@@ -16,7 +16,8 @@ from rdkit.Chem import rdFingerprintGenerator
 
 from mips_dist.chem.bands import BAND_DESCRIPTORS, band_descriptors
 from mips_dist.chem.descriptors import cap_with_methyl
-from mips_dist.chem.psmiles import RepeatUnit, backbone_path, parse, repeat
+from mips_dist.chem.morgan import middle_unit
+from mips_dist.chem.psmiles import RepeatUnit, backbone_path, oligomer, parse
 from mips_dist.chem.rdkit_2d import raw_rdkit_2d
 
 VERSION = "1"  # raised whenever any value below changes
@@ -86,27 +87,14 @@ def _bands(canonicals: list[str]) -> Values:
 def _one(canonical: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     unit = parse(canonical)
     path = backbone_path(unit)
-    # Environments reach RADIUS bonds and see the degree of what they reach.
-    flank = -(-(RADIUS + 1) // len(path))
-    chain, inner = _oligomer(unit, 2 * flank + 1, flank)
+    chain, inner = middle_unit(unit, RADIUS)
+    chain = cap_with_methyl(chain)
     return (
         _environments(chain, inner),
         _composition(chain, inner),
         _topology(unit, path),
         _descriptors(unit),
     )
-
-
-def _oligomer(unit: RepeatUnit, copies: int, kept: int) -> tuple[Chem.Mol, list[int]]:
-    """Return a chain of some copies, its ends capped, and the atoms of copy number ``kept``."""
-    chain = repeat(unit, copies)
-    n = unit.mol.GetNumAtoms()
-    loose = [a.GetIdx() for a in chain.GetAtoms() if a.GetDegree() == 0]
-    inner = [kept * n + i for i in range(n) if i not in unit.stars]
-    lower = np.searchsorted(loose, inner)
-    for atom in reversed(loose):
-        chain.RemoveAtom(atom)
-    return cap_with_methyl(chain), [i - int(d) for i, d in zip(inner, lower, strict=True)]
 
 
 @cache
@@ -258,7 +246,7 @@ def _side_groups(mol: Chem.Mol, backbone: set[int]) -> list[int]:
 
 
 def _descriptors(unit: RepeatUnit) -> np.ndarray:
-    two, three = (raw_rdkit_2d(_oligomer(unit, copies, 0)[0]) for copies in (2, 3))
+    two, three = (raw_rdkit_2d(cap_with_methyl(oligomer(unit, copies)[0])) for copies in (2, 3))
     names = sorted(two)
     n = unit.mol.GetNumAtoms() - 2
     added = np.array([three[name] - two[name] for name in names]) / n

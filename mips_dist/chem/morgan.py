@@ -12,7 +12,7 @@ from rdkit import Chem, DataStructs
 from rdkit.Chem import rdFingerprintGenerator
 from rdkit.DataStructs import ULongSparseIntVect
 
-from mips_dist.chem.psmiles import backbone_path, parse, repeat
+from mips_dist.chem.psmiles import RepeatUnit, backbone_path, oligomer, parse
 
 RADIUS = 2
 # Redundant environments stay: without them one that two atoms share would count for the atom that
@@ -30,18 +30,23 @@ def chain_counts(psmiles: str) -> ULongSparseIntVect:
     psmiles
         Any valid spelling.
     """
-    unit = parse(psmiles)
-    # An environment sees the degrees of atoms RADIUS bonds away, so one more atom on each side.
-    side = -(-(RADIUS + 1) // len(backbone_path(unit)))
-    chain = repeat(unit, 2 * side + 1)
-    size = unit.mol.GetNumAtoms()
-    kept = [atom.GetIdx() for atom in chain.GetAtoms() if atom.GetDegree()]
-    stars = [atom.GetIdx() for atom in chain.GetAtoms() if not atom.GetDegree()]
-    for star in reversed(stars):
-        chain.RemoveAtom(star)
+    chain, middle = middle_unit(parse(psmiles), RADIUS)
     Chem.SanitizeMol(chain)
-    middle = [new for new, old in enumerate(kept) if old // size == side]
     return _GENERATOR.GetSparseCountFingerprint(chain, fromAtoms=middle)
+
+
+def middle_unit(unit: RepeatUnit, radius: int) -> tuple[Chem.RWMol, list[int]]:
+    """Write a chain so long that nothing within ``radius`` bonds of its middle unit tells its ends.
+
+    Returns
+    -------
+    The chain with its two outer stars, not sanitized, and the atoms of the middle unit, ascending.
+    """
+    # An environment sees the degrees of atoms `radius` bonds away, so one more atom on each side.
+    side = -(-(radius + 1) // len(backbone_path(unit)))
+    chain, origin = oligomer(unit, 2 * side + 1)
+    size = unit.mol.GetNumAtoms()
+    return chain, [new for new, old in enumerate(origin) if old // size == side]
 
 
 def distance_to_nearest(

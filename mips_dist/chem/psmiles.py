@@ -372,3 +372,18 @@ def repeat(unit: RepeatUnit, copies: int) -> Chem.RWMol:
         chain.RemoveBond(after + unit.stars[0], after + unit.ends[0])
         chain.AddBond(before + unit.ends[1], after + unit.ends[0], BOND_OF_ORDER[unit.order])
     return chain
+
+
+def oligomer(unit: RepeatUnit, copies: int) -> tuple[Chem.RWMol, list[int]]:
+    """Write a unit several times as `repeat` does, without the loose stars inside.
+
+    Returns
+    -------
+    The chain, not sanitized, and for each of its atoms the index that it has in `repeat`.
+    """
+    chain = repeat(unit, copies)
+    origin = [atom.GetIdx() for atom in chain.GetAtoms() if atom.GetDegree()]
+    loose = [atom.GetIdx() for atom in chain.GetAtoms() if not atom.GetDegree()]
+    for atom in reversed(loose):
+        chain.RemoveAtom(atom)
+    return chain, origin

@@ -10,8 +10,8 @@ from mips_dist.chem.psmiles import (
     RepeatUnit,
     allowed_cuts,
     move_cut,
+    oligomer,
     parse,
-    repeat,
 )
 
 
@@ -86,9 +86,7 @@ def random_spelling(psmiles: str, rng: np.random.Generator, max_repeats: int = 3
 
 def _repeated(unit: RepeatUnit, copies: int) -> RepeatUnit:
     """Write a unit several times in a row, its ends in the same order."""
-    chain = repeat(unit, copies)
-    for atom in reversed([a.GetIdx() for a in chain.GetAtoms() if a.GetDegree() == 0]):
-        chain.RemoveAtom(atom)
+    chain, _ = oligomer(unit, copies)
     Chem.SanitizeMol(chain)
     stars = [atom.GetIdx() for atom in chain.GetAtoms() if atom.GetAtomicNum() == 0]
     ends = [chain.GetAtomWithIdx(star).GetNeighbors()[0].GetIdx() for star in stars]

@@ -4,18 +4,16 @@ import json
 import shutil
 import statistics
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from threadpoolctl import threadpool_limits
 from torch.utils.tensorboard import SummaryWriter
 
 from mips_dist.model.bundle import METRICS, Partner, is_complete, save_bundle
+from mips_dist.threads import one_thread
 from mips_dist.train.baselines import baseline_features, fit_predict
 from mips_dist.train.finetuning import OnEpoch, finetune_all, finetune_fold
 from mips_dist.train.results import (
@@ -64,18 +62,6 @@ def run_cell(study: Study, cell: Cell, on_epoch: OnEpoch | None = None) -> FoldR
                 cell.model, features[train], rows.value[train], features[test], cell.seed
             )
     return _scored(study, cell, prediction, len(train), time.monotonic() - started)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let every library use one thread: cells run side by side, and sums run in one order."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            yield
-    finally:
-        torch.set_num_threads(num_threads)
 
 
 def _chain_prediction(study: Study, cell: Cell, train: Indices, test: Indices) -> Values:

@@ -25,6 +25,7 @@ from mips_dist.errors import MipsError
 from mips_dist.model.bundle import load_bundle
 from mips_dist.model.mips import MaskedAtomModel, MipsConfig, PropertyModel
 from mips_dist.model.released import model_directory
+from mips_dist.threads import one_thread
 from mips_dist.train.results import NETWORK, FoldResult, regression_scores
 
 PROTOCOLS = ("strict", "paper")
@@ -235,7 +236,7 @@ def _fit(
     streams = np.random.SeedSequence([key[0], key[1] + 1])
     best_rmse, best_epoch, best_state = math.inf, 0, None
     curve: list[dict[str, float]] = []
-    with _one_thread(int(streams.generate_state(1)[0])):
+    with _seeded(int(streams.generate_state(1)[0])):
         training = _Training(config, block, rows, train, np.random.default_rng(streams.spawn(1)[0]))
         batches = _evaluation_batches(block, rows.sample[watched])
         for epoch in range(1, config.num_epochs + 1):
@@ -374,13 +375,8 @@ def _evaluate(model: PropertyModel, batches: list[PolymerBatch], scaler: Scaler)
 
 
 @contextmanager
-def _one_thread(torch_seed: int) -> Iterator[None]:
-    """Seed torch and use one thread, so that sums run in one order; restore both afterwards."""
-    num_threads = torch.get_num_threads()
-    with torch.random.fork_rng():
+def _seeded(torch_seed: int) -> Iterator[None]:
+    """Seed torch and use one thread; restore both afterwards."""
+    with torch.random.fork_rng(), one_thread():
         torch.manual_seed(torch_seed)
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(num_threads)
+        yield

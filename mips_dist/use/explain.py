@@ -3,7 +3,6 @@
 An SVG of its own: no script, no font, no link, every text escaped.
 """
 
-import html
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +13,7 @@ from mips_dist.chem.psmiles import InvalidPolymer, canonicalize
 from mips_dist.chem.tight_binding import NoBands
 from mips_dist.data.files import write_atomically
 from mips_dist.errors import MipsError, UsageError
+from mips_dist.page import escape
 
 Energy = TypeVar("Energy", float, np.ndarray)
 
@@ -91,7 +91,7 @@ def draw_bands(title: str, bands: BandStructure) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
         f'width="{_WIDTH}" height="{_HEIGHT}" role="img">',
-        f"<title>Bands of {_escape(title)}: {_gap_in_words(bands, is_metal)}</title>",
+        f"<title>Bands of {escape(title)}: {_gap_in_words(bands, is_metal)}</title>",
         f'<style>{_STYLE}</style><rect width="100%" height="100%" fill="#fff"/>',
         "<defs>",
         *(
@@ -285,8 +285,4 @@ def _shortened(title: str) -> str:
 
 def _text(x: float, y: float, text: str, kind: str, anchor: str = "start") -> str:
     name = f' class="{kind}"' if kind else ""
-    return f'<text{name} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{_escape(text)}</text>'
-
-
-def _escape(text: str) -> str:
-    return html.escape("".join(c if c.isprintable() else "\ufffd" for c in text))
+    return f'<text{name} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'

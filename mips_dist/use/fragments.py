@@ -28,7 +28,8 @@ from mips_dist.data.files import table, write_atomically
 from mips_dist.errors import MipsError, UsageError
 from mips_dist.model.bundle import Bundle
 from mips_dist.model.mips import PropertyModel
-from mips_dist.use.predict import featurized, one_thread, open_property_model
+from mips_dist.threads import one_thread
+from mips_dist.use.predict import featurized, open_property_model
 from mips_dist.use.table import PolymerTable
 
 CSV, PAGE = "fragments.csv", "fragments.html"

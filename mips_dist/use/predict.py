@@ -5,7 +5,6 @@ prediction depends on the polymer alone, bit for bit: not on its spelling, nor o
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from mips_dist.data.block import stack
 from mips_dist.data.schema import known_schema
 from mips_dist.errors import MipsError, UsageError
 from mips_dist.model.bundle import Bundle, TargetScaler, load_bundle
+from mips_dist.threads import one_thread
 from mips_dist.use.canonicalize import COLUMNS
 from mips_dist.use.table import PolymerTable
 
@@ -48,6 +48,7 @@ def predict_file(input: Path, model_dirs: list[Path], output: Path) -> None:
         bundles.append(bundle)
         columns += [scaler["property"], f"{scaler['property']}_unit"]
     table = PolymerTable.open(input)
+    # More threads would change the order of sums, and with it the last bits.
     with one_thread():
         table.write(output, columns, _predicted_rows(table, bundles))
 
@@ -68,17 +69,6 @@ def open_property_model(model_dir: Path) -> tuple[Bundle, TargetScaler]:
             f"{model_dir} is a pre-trained model, which predicts no property; fine-tune it first"
         )
     return bundle, bundle.scaler
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Use one thread: more would change the order of sums, and with it the last bits."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(num_threads)
 
 
 def _predicted_rows(table: PolymerTable, bundles: list[Bundle]) -> Iterator[list[str]]:
@@ -139,7 +129,8 @@ def predict_value(bundle: Bundle, canonical: str) -> tuple[float | None, str]:
     return value, remark
 
 
-@lru_cache(maxsize=1)  # every property asks for the same
+# Every property asks for the same polymer in turn, hence the memory of one here and below.
+@lru_cache(maxsize=1)
 def _chain(canonical: str) -> ChainFeatures:
     return chain_features([canonical])
 
@@ -147,18 +138,33 @@ def _chain(canonical: str) -> ChainFeatures:
 def featurized(bundle: Bundle, canonical: str) -> tuple[PolymerBatch | None, str]:
     """Make what a model reads of one polymer, a batch of its own, and a remark as above."""
     config = bundle.model.config
-    content = content_for(config.descriptors)
-    number, backend = config.num_conformers, config.conformer_backend
+    return _featurized(
+        canonical,
+        tuple(config.descriptors),
+        config.max_hops,
+        config.num_conformers,
+        config.conformer_backend,
+    )
+
+
+@lru_cache(maxsize=1)
+def _featurized(
+    canonical: str, descriptors: tuple[str, ...], max_hops: int, number: int, backend: str
+) -> tuple[PolymerBatch | None, str]:
     samples, failed = featurize_each(
         [canonical],
         lambda texts: featurize(
-            texts, content, config.max_hops, num_conformers=number, conformer_backend=backend
+            texts,
+            content_for(descriptors),
+            max_hops,
+            num_conformers=number,
+            conformer_backend=backend,
         ),
     )
     if failed:
         return None, failed[0]
     known = descriptor_groups(number, backend)
-    groups = [known[name] for name in config.descriptors]
+    groups = [known[name] for name in descriptors]
     batch = collate(stack(samples, [0], groups), pack_size=None)
-    absent = [name for name in config.descriptors if not batch.descriptor_valid[name].item()]
+    absent = [name for name in descriptors if not batch.descriptor_valid[name].item()]
     return batch, f"without {', '.join(absent)}" if absent else ""

@@ -35,7 +35,8 @@ from mips_dist.data.records import Record, find_column, read_csv
 from mips_dist.errors import MipsError, UsageError
 from mips_dist.model.bundle import Bundle
 from mips_dist.model.gin import GinConfig, GinModel, initial_gin
-from mips_dist.use.predict import one_thread, open_property_model, predict_value
+from mips_dist.threads import one_thread
+from mips_dist.use.predict import open_property_model, predict_value
 
 NUM_RESPELLINGS = 5  # the paper's T
 DEFAULT_LABEL = "value"

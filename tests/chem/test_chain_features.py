@@ -8,14 +8,21 @@ from mips_dist.chem.chain_features import (
     MAX_COUNT,
     TOPOLOGY,
     _environments,
-    _oligomer,
     chain_features,
 )
-from mips_dist.chem.psmiles import canonicalize, parse
+from mips_dist.chem.descriptors import cap_with_methyl
+from mips_dist.chem.psmiles import RepeatUnit, canonicalize, oligomer, parse
 from mips_dist.chem.respell import random_spelling
 from tests.polymers import CORNER_CASES
 
 CANONICALS = sorted(set(CORNER_CASES.values()))
+
+
+def long_chain(unit: RepeatUnit, copies: int, kept: int) -> tuple[Chem.Mol, list[int]]:
+    """Write a capped chain of some copies; return it and the atoms of copy number ``kept``."""
+    chain, origin = oligomer(unit, copies)
+    size = unit.mol.GetNumAtoms()
+    return cap_with_methyl(chain), [new for new, old in enumerate(origin) if old // size == kept]
 
 
 def test_environments_are_those_of_a_longer_oligomer_and_of_any_spelling() -> None:
@@ -23,11 +30,11 @@ def test_environments_are_those_of_a_longer_oligomer_and_of_any_spelling() -> No
     rng = np.random.default_rng(0)
     features = chain_features(CANONICALS)
     for canonical, counts in zip(CANONICALS, features.environments, strict=True):
-        longer = _environments(*_oligomer(parse(canonical), 15, 7))
+        longer = _environments(*long_chain(parse(canonical), 15, 7))
         np.testing.assert_array_equal(counts, longer, canonical)
         unit = parse(random_spelling(canonical, rng, max_repeats=2))
         copies = (unit.mol.GetNumAtoms() - 2) / (parse(canonical).mol.GetNumAtoms() - 2)
-        other = _environments(*_oligomer(unit, 11, 5)).astype(float)
+        other = _environments(*long_chain(unit, 11, 5)).astype(float)
         if other.max() < MAX_COUNT:
             np.testing.assert_allclose(other / copies, counts, err_msg=canonical)
 

@@ -195,20 +195,24 @@ def mark(colour: int, x: float, y: float, tip: str = "") -> str:
 
 def keys(names: Sequence[tuple[str, int]]) -> str:
     """Return what the colours and shapes mean, as a list."""
-    items = "".join(
-        f'<li><svg class="key" viewBox="0 0 14 14" aria-hidden="true">{mark(colour, 7, 7)}</svg> '
-        f"{escape(name)}</li>"
-        for name, colour in names
-    )
-    return f'<ul class="keys">{items}</ul>'
+    return _list([(name, mark(colour, 7, 7)) for name, colour in names])
 
 
 def colour_keys(names: Sequence[tuple[str, int]]) -> str:
     """Return what the colours mean, where all points are dots or lines."""
+    return _list(
+        [
+            (name, f'<circle class="f{colour % NUM_COLOURS}" cx="7" cy="7" r="4.5"/>')
+            for name, colour in names
+        ]
+    )
+
+
+def _list(drawn: Sequence[tuple[str, str]]) -> str:
     items = "".join(
-        f'<li><svg class="key" viewBox="0 0 14 14" aria-hidden="true">'
-        f'<circle class="f{colour % NUM_COLOURS}" cx="7" cy="7" r="4.5"/></svg> {escape(name)}</li>'
-        for name, colour in names
+        f'<li><svg class="key" viewBox="0 0 14 14" aria-hidden="true">{drawing}</svg> '
+        f"{escape(name)}</li>"
+        for name, drawing in drawn
     )
     return f'<ul class="keys">{items}</ul>'
 
