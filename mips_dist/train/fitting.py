@@ -214,6 +214,7 @@ def _initial_model(config: FoldConfig, num_targets: int) -> PropertyModel:
 
 
 def evaluation_batches(block: PolymerBlock, sample: Indices) -> list[PolymerBatch]:
+    """Put polymers of a block, in their order, into batches."""
     parts = range(0, len(sample), EVALUATION_BATCH_SIZE)
     chunks = [sample[start : start + EVALUATION_BATCH_SIZE] for start in parts]
     return [collate(block.select(chunk), PACK_SIZE).to(_device()) for chunk in chunks]

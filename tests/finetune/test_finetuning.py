@@ -63,7 +63,8 @@ def test_strict_does_not_read_test_labels_before_the_end(data):
 def test_paper_takes_the_epoch_that_is_best_on_the_test_fold(data):
     result = finetune_fold(fold_config(protocol="paper", num_epochs=6), *data, fold=1, seed=0)
     scores = [entry["watched_r2"] for entry in result.curve]
-    assert result.r2 == max(scores)
+    # The watched rows were predicted in other batches, which costs the last bits.
+    assert result.r2 == pytest.approx(max(scores), abs=1e-6)
     assert result.epoch == 1 + scores.index(max(scores))
     assert result.protocol == "paper"
 
@@ -194,7 +195,8 @@ def test_the_learning_rate_rises_stays_and_falls(data):
     task = fitting.Task(rows, np.arange(len(rows.value)), np.arange(0))
     training = fitting.Training(config, block, [task], np.random.default_rng(0))
     rates = []
-    for training.step in range(1, training.num_steps + 1):
+    for step in range(1, training.num_steps + 1):
+        training.step = step
         rates.append(training._lr())
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert set(rates[4 : len(rates) // 2]) == {1.0}
