@@ -226,8 +226,8 @@ class RayTrials:
             if not is_shared:
                 raise MipsError(
                     f"node {node['NodeManagerAddress']} does not see run_dir={self._run_dir}, "
-                    "where trials leave models; put it on a file system that all nodes share, or give "
-                    "save_model=false"
+                    "where trials leave models; put it on a file system that all nodes share, or "
+                    "give save_model=false"
                 )
 
     def _num_cpus(self) -> int:
