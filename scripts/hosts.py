@@ -99,8 +99,7 @@ class Hosts:
         """End all hosts and remove what they were made of."""
         for name in self.names():
             self.kill(name)
-        if Path(f"/sys/class/net/{self.bridge}").exists():
-            _do("ip", "link", "delete", self.bridge)
+        _delete_link(self.bridge)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def boot(self, name: str) -> None:
@@ -144,9 +143,8 @@ class Hosts:
             if _is_alive(pid):
                 os.kill(int(pid), 9)
         _wait(lambda: not _is_alive(init), f"{name} does not end")
-        # Its network ends with its last process, a moment later.
-        cable = Path(f"/sys/class/net/{self._cable(name)}")
-        _wait(lambda: not cable.exists(), f"the network of {name} does not end")
+        # Connections that are still being closed would keep its network for a minute.
+        _delete_link(self._cable(name))
         pids.unlink()
 
     def cut(self, name: str) -> None:
@@ -259,6 +257,11 @@ def _do(*words: str) -> None:
     done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"PATH": _PATH})
     if done.returncode != 0:
         raise SystemExit(f"error: {' '.join(words)}: {done.stderr.strip()}")
+
+
+def _delete_link(name: str) -> None:
+    """Delete a network link, unless it is gone already."""
+    subprocess.run(["ip", "link", "delete", name], stderr=subprocess.DEVNULL)
 
 
 def _is_alive(pid: str) -> bool:

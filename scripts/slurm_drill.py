@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -360,6 +361,7 @@ def main() -> int:
     if missing := missing_tools():
         raise SystemExit(f"error: {missing}")
     os.chdir(ROOT)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # hosts must go down then too
     hosts = Hosts(subnet=79)
     scratch = Path(tempfile.mkdtemp(prefix="mips-slurm-", dir="/var/tmp"))
     folder = given.output.resolve() if given.output else scratch
