@@ -145,7 +145,7 @@ class Hosts:
         _wait(lambda: not _is_alive(init), f"{name} does not end")
         # Connections that are still being closed would keep its network for a minute.
         _delete_link(self._cable(name))
-        pids.unlink()
+        pids.unlink(missing_ok=True)
 
     def cut(self, name: str) -> None:
         """Pull the cable of a host."""
