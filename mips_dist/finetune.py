@@ -4,6 +4,7 @@ Run it by path, ``python mips_dist/finetune.py run_dir=DIR ...``; ``--help`` lis
 ledger in the run folder decides what is done; Ray's own state is thrown away.
 """
 
+import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from mips_dist.config import run, save_resolved
 from mips_dist.errors import MipsError
+from mips_dist.model.bundle import METRICS
 from mips_dist.train.ablation import (
     ablation_rows,
     ablation_table,
@@ -25,6 +27,7 @@ from mips_dist.train.cells import (
     best_model,
     ensemble_results,
     has_model,
+    held_out_predictions,
     model_dir,
     study_cells,
     write_curve,
@@ -167,7 +170,15 @@ def _model_jobs(study: Study, run_dir: Path, ledger: Ledger, summaries: list[Sum
         row = (prop.name, best, study.config.protocol)
         summary = next(s for s in summaries if (s.property, s.model, s.protocol) == row)
         epochs = [ledger.results[c].epoch for c in own if c.model == NETWORK]
-        jobs.append({"model": prop.name, "summary": asdict(summary), "epochs": epochs})
+        held_out = held_out_predictions(study, ledger.results, prop.name)
+        jobs.append(
+            {
+                "model": prop.name,
+                "summary": asdict(summary),
+                "epochs": epochs,
+                "held_out": held_out,
+            }
+        )
     return jobs
 
 
@@ -195,7 +206,10 @@ def _report(
     console.print(f"all of it on one page: mips report {run_dir}")
     for prop in study.properties:
         if has_model(study.config, run_dir, prop.name):
-            console.print(f"model of {prop.name}: {model_dir(run_dir, prop.name)}")
+            folder = model_dir(run_dir, prop.name)
+            metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+            covered = f"90 % intervals hold {100 * metrics['coverage_90']:.1f} % of held-out rows"
+            console.print(f"model of {prop.name}: {folder} ({covered})")
     if failures:
         name, reason = next(iter(failures.items()))
         raise MipsError(

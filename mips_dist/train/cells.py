@@ -12,9 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.tensorboard import SummaryWriter
 
-from mips_dist.model.bundle import METRICS, Partner, is_complete, save_bundle
+from mips_dist.chem.chain_features import Counts, chain_environments
+from mips_dist.model.bundle import CALIBRATION, METRICS, Partner, is_complete, save_bundle
 from mips_dist.threads import one_thread
 from mips_dist.train.baselines import baseline_features, fit_predict
+from mips_dist.train.calibrate import HeldOut, calibrate
 from mips_dist.train.finetuning import OnEpoch, finetune_all, finetune_fold
 from mips_dist.train.results import (
     ENSEMBLE,
@@ -125,6 +127,32 @@ def ensemble_results(study: Study, results: Mapping[Cell, FoldResult]) -> list[F
     return found
 
 
+def held_out_predictions(
+    study: Study, results: Mapping[Cell, FoldResult], name: str
+) -> list[float]:
+    """Return what the models of cross-validation predict for each row of a property.
+
+    They are of the kind that `train_model` leaves, its ensemble or the mean network of all seeds,
+    and each is trained on the other folds. Under the protocol `paper` the test fold chose the
+    epoch, so their errors are too small.
+
+    Parameters
+    ----------
+    results
+        With all cells of the property.
+    """
+    folds = study.folds[name]
+    ensemble = {
+        r.fold: r.prediction for r in ensemble_results(study, results) if r.property == name
+    }
+    predictions = np.empty(len(folds))
+    for fold in range(study.config.num_folds):
+        cells = [Cell(NETWORK, name, fold, s, study.config.protocol) for s in study.config.seeds]
+        members = [ensemble[fold]] if ensemble else [results[cell].prediction for cell in cells]
+        predictions[folds == fold] = np.mean(members, axis=0)
+    return predictions.tolist()
+
+
 def write_curve(result: FoldResult, folder: Path) -> None:
     """Write the curve of one cell as TensorBoard events, in place of earlier ones of that cell."""
     if not result.curve:
@@ -153,7 +181,8 @@ def has_model(config: FinetuneConfig, run_dir: Path, name: str) -> bool:
     chosen another epoch and have other scores.
     """
     folder = model_dir(run_dir, name)
-    if not is_complete(folder):
+    # Those that were made before there were calibrations are made again.
+    if not is_complete(folder) or not (folder / CALIBRATION).is_file():
         return False
     metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
     return all(metrics.get(key) == value for key, value in _origin(config).items())
@@ -170,9 +199,14 @@ def _origin(config: FinetuneConfig) -> dict[str, Any]:
 
 
 def train_model(
-    study: Study, run_dir: Path, name: str, summary: Summary, epochs: list[int]
+    study: Study,
+    run_dir: Path,
+    name: str,
+    summary: Summary,
+    epochs: list[int],
+    held_out: list[float],
 ) -> None:
-    """Train on all rows of a property and save the model.
+    """Train on all rows of a property and save the model, calibrated.
 
     Parameters
     ----------
@@ -180,11 +214,22 @@ def train_model(
         Cross-validated scores of this command's cells, which become the metrics of the model.
     epochs
         Those that the same cells chose; their median is used.
+    held_out
+        From `held_out_predictions`.
     """
     rows = study.rows[name]
     num_epochs = max(1, round(statistics.median(epochs)))
     fitted = finetune_all(study.config, study.block, rows, num_epochs, study.config.seeds[0])
-    num_polymers = len(np.unique(rows.sample))
+    polymers, first, index = np.unique(rows.sample, return_index=True, return_inverse=True)
+    calibration, coverage = calibrate(
+        HeldOut(
+            environments=_environments(study, polymers),
+            fold=study.folds[name][first],
+            polymer=index,
+            value=rows.value,
+            prediction=np.array(held_out),
+        )
+    )
     partner = None
     if best_model(study.config) == ENSEMBLE:
         assert study.chains is not None
@@ -199,10 +244,12 @@ def train_model(
         metrics={
             "cross_validated_r2": summary.r2,
             "cross_validated_rmse": summary.rmse,
+            "coverage_90": coverage.share,
+            "mean_width_90": coverage.mean_width,
             "num_epochs": num_epochs,
             **_origin(study.config),
         },
-        trained_on=f"All {len(rows.row)} labelled rows ({num_polymers} polymers) of {name}; the "
+        trained_on=f"All {len(rows.row)} labelled rows ({len(polymers)} polymers) of {name}; the "
         "metrics are those of cross-validation, of models that did not see the rows they predict.",
         scaler={
             "property": name,
@@ -211,4 +258,12 @@ def train_model(
             "std": fitted.scaler.std,
         },
         partner=partner,
+        calibration=calibration,
     )
+
+
+def _environments(study: Study, polymers: Indices) -> Counts:
+    canonicals = [study.block.psmiles[i] for i in polymers]
+    if study.chains is None:
+        return chain_environments(canonicals)
+    return study.chains.features.environments[study.chains.places(canonicals)]

@@ -258,7 +258,12 @@ def _trial(params: dict[str, Any], study: Study, run_dir: str) -> None:
         if "model" in job:
             summary = Summary(**job["summary"])
             train_model(
-                study.tuned(job["model"]), Path(run_dir), job["model"], summary, job["epochs"]
+                study.tuned(job["model"]),
+                Path(run_dir),
+                job["model"],
+                summary,
+                job["epochs"],
+                job["held_out"],
             )
             return {"model": job["model"]}
         cell = Cell(*job["cell"])

@@ -6,7 +6,12 @@ from pathlib import Path
 
 import torch
 
-from mips_dist.chem.chain_features import ChainFeatures, chain_features
+from mips_dist.chem.chain_features import (
+    ChainFeatures,
+    Counts,
+    chain_environments,
+    chain_features,
+)
 from mips_dist.chem.conformer import check_backend
 from mips_dist.chem.descriptors import descriptor_groups
 from mips_dist.chem.sample import content_for, featurize, featurize_each
@@ -73,7 +78,11 @@ def estimate(bundle: Bundle, canonical: str) -> tuple[Estimate | None, str]:
     if value is None:
         return None, remark
     assert bundle.scaler is not None
-    return Estimate(value, None, None, None, None, bundle.scaler["unit"]), remark
+    unit = bundle.scaler["unit"]
+    if bundle.calibration is None:
+        return Estimate(value, None, None, None, None, unit), remark
+    found = bundle.calibration.reliability(_environments(canonical), value)
+    return Estimate(value, *found, unit), remark
 
 
 def predict_value(bundle: Bundle, canonical: str) -> tuple[float | None, str]:
@@ -109,6 +118,11 @@ def predict_value(bundle: Bundle, canonical: str) -> tuple[float | None, str]:
 @lru_cache(maxsize=1)
 def _chain(canonical: str) -> ChainFeatures:
     return chain_features([canonical])
+
+
+@lru_cache(maxsize=1)
+def _environments(canonical: str) -> Counts:
+    return chain_environments([canonical])
 
 
 def featurized(bundle: Bundle, canonical: str) -> tuple[PolymerBatch | None, str]:

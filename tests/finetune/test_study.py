@@ -113,12 +113,17 @@ def test_the_model_comes_from_the_cells_of_this_command_alone(config):
         for cell in study_cells(config):
             ledger.append(
                 FoldResult(
-                    **cell._asdict(), r2=r2, rmse=1.0, mae=1.0, unit="K", num_train=9, epoch=epoch
+                    **cell._asdict(),
+                    **{"r2": r2, "rmse": 1.0, "mae": 1.0, "unit": "K", "num_train": 9},
+                    epoch=epoch,
+                    prediction=[300.0] * int((study.folds[cell.property] == cell.fold).sum()),
                 )
             )
         jobs = _model_jobs(study, run_dir, ledger, _summaries(study, ledger))
         for job in jobs:
-            train_model(study, run_dir, job["model"], Summary(**job["summary"]), job["epochs"])
+            summary = Summary(**job["summary"])
+            name, epochs, held_out = job["model"], job["epochs"], job["held_out"]
+            train_model(study, run_dir, name, summary, epochs, held_out)
         return jobs
 
     def metrics() -> list:
