@@ -40,8 +40,16 @@ def canonicalize(input: Input, output: Output, debug: Debug = False) -> None:
 
 @app.command()
 def predict(
-    input: Input,
-    output: Output,
+    input: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT", help="csv, csv.gz or parquet; - is a csv on stdin; or one P-SMILES"
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="csv, csv.gz or parquet; - is a csv on stdout"),
+    ] = None,
     properties: Annotated[
         list[str] | None,
         typer.Option("-p", "--property", help="egc, egb, eea, ei, xc, eps, nc or eat; repeatable"),
@@ -49,29 +57,34 @@ def predict(
     models: Annotated[
         list[Path] | None, typer.Option("-m", "--model", help="model directory; repeatable")
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, help="processes [the cores at hand, fewer for few rows]"),
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Predict properties for every polymer of a csv.
+    """Predict properties for every polymer of a table, or for one P-SMILES.
 
-    Every input column is kept; canonical, status (ok or rejected), reason, then
-    each prediction and its unit are added. Rows in = rows out, in order.
+    Every input column is kept; canonical, status (ok or rejected) and reason are
+    added, then for each property p: p, p_lower and p_upper (they hold the true
+    value of 9 in 10 polymers), p_distance (to the nearest training polymer, 0 to
+    1), p_in_domain and p_unit. Rows in = rows out, in order, numbered from 0.
 
     Properties (-p) are those of the eight benchmark sets, by the models that
     come with the library. Other models (-m) are directories that fine-tuning
     leaves.
 
+    Example: mips predict '*CC*' -p egc
+
     Example: mips predict polymers.csv -p egc -p nc -o predictions.csv
+
+    Example: cat polymers.csv | mips predict - -m MODEL_DIRECTORY -o - | less
     """
 
     def work() -> None:
-        from mips_dist.errors import UsageError
-        from mips_dist.model.released import property_model
-        from mips_dist.use.predict_file import predict_file
+        from mips_dist.use.predict_file import predict_given
 
-        directories = [*map(property_model, properties or []), *(models or [])]
-        if not directories:
-            raise UsageError("nothing to predict; give a property (-p) or a model directory (-m)")
-        predict_file(input, directories, output)
+        predict_given(input, [*(properties or []), *(models or [])], output, workers)
 
     raise typer.Exit(guarded(work, debug))
 
