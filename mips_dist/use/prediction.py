@@ -187,11 +187,14 @@ def kinds_of(properties: Sequence[str]) -> list[Kind]:
 
 
 def spell(text: object) -> tuple[str, str]:
-    """Return the canonical spelling of a text, or an empty one and why it is no polymer."""
-    if not isinstance(text, str):
-        return "", "empty: no P-SMILES" if text is None else f"characters: {text!r} is no text"
+    """Return the canonical spelling of a text, or an empty one and why it is no polymer.
+
+    None, which is what a table has where there is no text, counts as an empty one.
+    """
+    if text is not None and not isinstance(text, str):
+        return "", f"characters: a {type(text).__name__} is no text"
     try:
-        return canonicalize(text.strip()), ""
+        return canonicalize((text or "").strip()), ""
     except InvalidPolymer as error:
         return "", str(error)
 

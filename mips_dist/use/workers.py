@@ -19,7 +19,7 @@ from typing import Any
 from mips_dist.errors import MipsError
 
 SECONDS_PER_TEXT = 120.0  # of the processor; the longest units that are allowed take a tenth
-_TRIES = 3
+_TRIES = 2  # alone, after once with others
 
 
 class Failed(str):
