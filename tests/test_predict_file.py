@@ -69,7 +69,7 @@ def test_every_row_comes_back_once_in_order_as_it_was(model: Path, tmp_path: Pat
 
 
 def test_two_processes_and_parquet_change_no_bit(model: Path, tmp_path: Path) -> None:
-    texts = polymers(24)[::-1] + [None, "[*]C(c1ccccc1)C[*]"]
+    texts = [*polymers(24)[::-1], None, "[*]C(c1ccccc1)C[*]"]
     own = pa.table({"n": pa.array(range(26), pa.int16()), "psmiles": pa.array(texts)})
     pq.write_table(own, tmp_path / "in.parquet", row_group_size=10)
     predict_file(tmp_path / "in.parquet", [model], tmp_path / "out.parquet", num_workers=2)
@@ -129,7 +129,7 @@ def test_what_is_known_of_a_polymer_comes_back_bit_for_bit() -> None:
 
 
 def test_pipes_and_one_polymer(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: object
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Pipe:
         buffer = io.BytesIO(b"psmiles\n*CO*\n")
