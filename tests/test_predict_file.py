@@ -2,6 +2,7 @@
 
 import csv
 import io
+import subprocess
 import sys
 from pathlib import Path
 
@@ -81,6 +82,52 @@ def test_two_processes_and_parquet_change_no_bit(model: Path, tmp_path: Path) ->
     assert added.column_names == rows.columns
     assert [list(row.values()) for row in added.to_pylist()] == cells
     assert added["tg_in_domain"].type == pa.bool_()
+
+
+MEMORY = """
+import sys
+from pathlib import Path
+from mips_dist.use import predict_file as module
+from mips_dist.use.prediction import Estimate, Prediction
+
+class Workers:
+    properties, uncalibrated = ["tg"], []
+    def __init__(self, *_): pass
+    def __enter__(self): return self
+    def __exit__(self, *_): pass
+    def map(self, method, texts, piece):
+        if method == "spell":
+            return [(text, "") for text in texts]
+        found = Estimate(1 / 3, 0.1, 0.9, 0.5, True, "K")
+        return [Prediction(text, text, "ok", "", {"tg": found}) for text in texts]
+
+module.Workers = Workers
+module.predict_file(Path(sys.argv[1]), ["tg"], Path(sys.argv[1] + ".out.csv"), 1)
+# Not ru_maxrss: that of a new process begins with the memory of the one that started it.
+fields = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(fields["VmHWM"].split()[0])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
+    """All polymers differ, of 120 characters; models and chemistry are left out, for their time."""
+    peak = []
+    for number in (10_000, 100_000):
+        source = tmp_path / f"{number}.csv"
+        source.write_text("psmiles\n" + "".join(f"*{i:0>120}*\n" for i in range(number)))
+        done = subprocess.run(
+            [sys.executable, "-c", MEMORY, str(source)],
+            cwd=Path(__file__).resolve().parents[1],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        peak.append(int(done.stdout) / 1024)
+        with source.with_name(f"{number}.csv.out.csv").open() as file:
+            assert sum(1 for _ in file) == number + 1
+    # MiB; the texts alone have 12, and a dictionary of what was predicted would take 60.
+    assert peak[1] - peak[0] < 15, peak
 
 
 POISON = """

@@ -3,6 +3,8 @@
 import json
 import sqlite3
 
+from mips_dist.errors import MipsError
+
 Cells = list[str | float | bool | None]
 
 _CACHE_KIB = 8192
@@ -29,10 +31,21 @@ class KnownPolymers:
         return None if found is None else (found[0], json.loads(found[1]))
 
     def add(self, canonical: str, row: int, cells: Cells) -> None:
-        """Keep a polymer that was not met before; floats come back bit for bit."""
-        self._database.execute(
-            "INSERT INTO known VALUES (?, ?, ?)", (canonical, row, json.dumps(cells))
-        )
+        """Keep a polymer that was not met before; floats come back bit for bit.
+
+        Raises
+        ------
+        MipsError
+            The disk is full.
+        """
+        values = canonical, row, json.dumps(cells)
+        try:
+            self._database.execute("INSERT INTO known VALUES (?, ?, ?)", values)
+        except sqlite3.OperationalError as error:
+            raise MipsError(
+                f"what was predicted cannot be kept in a temporary file ({error}); free space in "
+                "the temporary folder, or name another one in SQLITE_TMPDIR"
+            ) from error
 
     def close(self) -> None:
         """Delete the file."""

@@ -46,6 +46,7 @@ class _Worker:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "mips_dist.use.predict_worker", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # ours may carry the csv
                 env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
                 pass_fds=[theirs.fileno()],
             )
