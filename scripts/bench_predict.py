@@ -53,7 +53,7 @@ def bench(options: dict[str, str]) -> None:
             raise MipsError(f"{wrong} of {number} rows have another status than they should")
         bad = expected.count("rejected")
         print(
-            f"{number:,} rows, {bad:,} of them bad: all accounted for; {seconds:.0f} s; parent's "
+            f"{number:,} rows, {bad:,} of them bad: all accounted for; {seconds:.0f} s; "
             f"peak {memory:.0f} MiB"
         )
 
@@ -61,7 +61,7 @@ def bench(options: dict[str, str]) -> None:
 def predicted(
     folder: Path, texts: list[str], options: dict[str, str]
 ) -> tuple[float, float, list[str]]:
-    """Return seconds, MiB at the peak of the process that reads and writes, and each status."""
+    """Return seconds, MiB at the peak of the largest of the processes, and each status."""
     source, output = folder / "in.csv", folder / "out.csv"
     with source.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
