@@ -58,8 +58,8 @@ class FinetuneConfig(FoldConfig):
     shards
         Finished shards that hold these polymers; default: made in run_dir/shards.
     baselines
-        Run on the same folds: mean, boosting, gp-trees. With gp-trees, and under `strict`, there is
-        also the row mips-ensemble: its mean with the network.
+        Run on the same folds: mean, boosting, gp-trees, chemprop (if installed). With gp-trees, and
+        under `strict`, there is also the row mips-ensemble: its mean with the network.
     seeds
         Seeds of the network; each gives another initialisation, batch order and inner split.
     fold_seed
