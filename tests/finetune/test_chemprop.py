@@ -9,9 +9,9 @@ import pytest
 
 from mips_dist.config import run
 from mips_dist.finetune import main
-from mips_dist.train.cells import run_cell
-from mips_dist.train.finetuning import inner_split
-from mips_dist.train.results import Cell
+from mips_dist.train.cells import run_cells
+from mips_dist.train.finetuning import inner_polymers
+from mips_dist.train.results import Cell, FoldResult
 from mips_dist.train.study import FinetuneConfig, Study
 from tests.finetune.learnable import labelled_rows, tiny_model, write_csv
 
@@ -20,8 +20,8 @@ needs_chemprop = pytest.mark.skipif(
 )
 
 
-def cell(fold: int) -> Cell:
-    return Cell("chemprop", "oxygen", fold, 0, "strict")
+def result_of(study: Study, fold: int) -> FoldResult:
+    return run_cells(study, [Cell("chemprop", "oxygen", fold, 0, "strict")])[0]
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,8 @@ def test_it_learns_gives_the_same_numbers_again_and_writes_nothing(
     # Within a Slurm job, where Lightning by itself would look for its ranks.
     monkeypatch.setenv("SLURM_JOB_NAME", "study")
     monkeypatch.setenv("SLURM_NTASKS", "2")
-    first = run_cell(study, cell(1))
-    again = run_cell(study, cell(1))
+    first = result_of(study, 1)
+    again = result_of(study, 1)
     assert again.prediction == first.prediction
     assert len(first.prediction) == 65
     assert first.r2 > 0.5
@@ -61,10 +61,10 @@ def test_no_label_of_the_test_fold_is_read_and_the_inner_split_is_not_trained_on
     rows, folds = study.rows["oxygen"], study.folds["oxygen"]
     hidden = np.where(folds == 0, 1e9, rows.value)
     blind = replace(study, rows={"oxygen": replace(rows, value=hidden)})
-    seen = run_cell(study, cell(0))
-    assert run_cell(blind, cell(0)).prediction == seen.prediction
-    watched = inner_split(rows.sample, np.flatnonzero(folds == 1), 0.15, 0, 0)
-    assert seen.num_train == 65 - len(watched)
+    seen = result_of(study, 0)
+    assert result_of(blind, 0).prediction == seen.prediction
+    watched = inner_polymers(rows.sample[folds == 1], 0.15, 0, 0)
+    assert seen.num_train == np.count_nonzero(~np.isin(rows.sample[folds == 1], watched)) < 65
 
 
 def test_without_the_package_one_line_says_what_to_install(
