@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mips_dist.chem.bands import band_structure
-from mips_dist.use.explain import _FLOOR, _PANELS, _TOP, draw_bands
+from mips_dist.use.explain.bands import _FLOOR, _PANELS, _TOP, draw_bands
 from tests.polymers import POLYMERS
 from tests.test_cli import mips
 
