@@ -35,24 +35,66 @@ def equal_atoms(canonical: str) -> Numbers:
     ring, atom_of = _ring(parse(canonical), _LEAST_UNITS)
     num_atoms = 1 + max(atom_of)
     ranks = list(Chem.CanonicalRankAtoms(ring, breakTies=False))
-    # Equal ranks are a hint. Equal texts of the ring with the atom marked are the proof.
-    first_of: dict[tuple[int, str], int] = {}
     alike: dict[int, list[int]] = {}
     for atom in range(num_atoms):
         alike.setdefault(ranks[atom], []).append(atom)
+    # Equal ranks are a hint. A motion that is found is the proof.
     equal = np.arange(num_atoms)
-    for rank, atoms in alike.items():
-        if len(atoms) > 1:
-            for atom in atoms:
-                equal[atom] = first_of.setdefault((rank, _marked(ring, atom)), atom)
+    for first, *others in alike.values():
+        firsts = [first]
+        for atom in others:
+            images = (other for other in firsts if _motion(ring, ring, atom, other) is not None)
+            equal[atom] = next(images, atom)
+            if equal[atom] == atom:
+                firsts.append(atom)
     return equal
 
 
-def _marked(ring: Chem.Mol, atom: int) -> str:
-    ring.GetAtomWithIdx(atom).SetAtomMapNum(_MARK)
-    text: str = Chem.MolToSmiles(ring)
-    ring.GetAtomWithIdx(atom).SetAtomMapNum(0)
-    return text
+def _motion(
+    one: Chem.Mol, other: Chem.Mol, marked: int | None = None, image: int | None = None
+) -> list[int] | None:
+    """Map the atoms of a ring to those of another one, bonds to bonds; None if no way is found.
+
+    Parameters
+    ----------
+    marked, image
+        An atom, and the one that it must be mapped to.
+    """
+    first, second = _ranks(one, marked), _ranks(other, image)
+    if len(first) != len(second):
+        return None
+    of_rank = {rank: atom for atom, rank in enumerate(second)}
+    found = [of_rank[rank] for rank in first]
+    atoms = zip(one.GetAtoms(), (other.GetAtomWithIdx(atom) for atom in found), strict=True)
+    if any(_kind(a) != _kind(b) for a, b in atoms):
+        return None
+    if marked is not None and found[marked] != image:
+        return None
+    bonds = {
+        (found[b.GetBeginAtomIdx()], found[b.GetEndAtomIdx()], b.GetBondType())
+        for b in one.GetBonds()
+    }
+    for bond in other.GetBonds():
+        begin, end, kind = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), bond.GetBondType()
+        if (begin, end, kind) not in bonds and (end, begin, kind) not in bonds:
+            return None
+    return found
+
+
+def _ranks(ring: Chem.Mol, marked: int | None) -> list[int]:
+    if marked is not None:
+        ring.GetAtomWithIdx(marked).SetAtomMapNum(_MARK)
+    ranks = [int(rank) for rank in Chem.CanonicalRankAtoms(ring, breakTies=True)]
+    if marked is not None:
+        ring.GetAtomWithIdx(marked).SetAtomMapNum(0)
+    return ranks
+
+
+def _kind(atom: Chem.Atom) -> tuple[int, ...]:
+    return (
+        *(atom.GetAtomicNum(), atom.GetIsotope(), atom.GetFormalCharge(), atom.GetTotalNumHs()),
+        *(atom.GetDegree(), atom.GetNumRadicalElectrons()),
+    )
 
 
 def atoms_as_written(psmiles: str, canonical: str) -> Numbers | None:
@@ -75,24 +117,16 @@ def atoms_as_written(psmiles: str, canonical: str) -> Numbers | None:
     copies = (written.mol.GetNumAtoms() - 2) // (unit.mol.GetNumAtoms() - 2)
     one, atom_of_one = _ring(written, _LEAST_UNITS)
     other, atom_of_other = _ring(unit, _LEAST_UNITS * copies)
-    if one.GetNumAtoms() != other.GetNumAtoms():
-        return None
-    if Chem.MolToSmiles(one) != Chem.MolToSmiles(other):
+    motion = _motion(one, other)
+    if motion is None:
         for mol in (one, other):
             _forget_bonds(mol)
-        if Chem.MolToSmiles(one) != Chem.MolToSmiles(other):
-            return None
-    found = np.empty(1 + max(atom_of_one), np.int64)
-    for a, b in zip(_order(one), _order(other), strict=True):
-        # Every cell of the ring says the same but for a motion of the chain; the first one decides.
-        if a < len(found):
-            found[a] = atom_of_other[b]
-    return found
-
-
-def _order(mol: Chem.Mol) -> list[int]:
-    """Return the atoms in the order of the canonical text that was written last."""
-    return [int(atom) for atom in mol.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"]]
+        motion = _motion(one, other)
+    if motion is None:
+        return None
+    # Every cell of the ring says the same but for a motion of the chain; the first one decides.
+    first_cell = motion[: 1 + max(atom_of_one)]
+    return np.array([atom_of_other[atom] for atom in first_cell])
 
 
 def _forget_bonds(mol: Chem.Mol) -> None:

@@ -114,7 +114,7 @@ def _draw_chain(layout: ChainLayout, explanation: Explanation) -> tuple[list[str
         *discs,
         *of_unit,
         *labels,
-        *_draw_brackets(layout, points, is_own, scale),
+        *_draw_brackets(layout, points, scale),
     ], bottom
 
 
@@ -160,23 +160,23 @@ def _draw_label(label: str, x: float, y: float, scale: float) -> str:
     )
 
 
-def _draw_brackets(
-    layout: ChainLayout, points: np.ndarray, is_own: np.ndarray, scale: float
-) -> list[str]:
-    own = points[is_own]
+def _draw_brackets(layout: ChainLayout, points: np.ndarray, scale: float) -> list[str]:
+    """Draw a bracket across each of the two bonds at which the unit ends."""
+    width = max(0.8, scale / 26)
     parts = []
-    for link, inward in zip(layout.links, (1, -1), strict=True):
-        middle = (points[link.begin] + points[link.end]) / 2
-        top = max(float(own[:, 1].min()), middle[1] - 1.1 * scale) - 0.55 * scale
-        low = min(float(own[:, 1].max()), middle[1] + 1.1 * scale) + 0.55 * scale
-        x, hook = float(middle[0]), inward * 0.16 * scale
-        parts.append(
-            f'<path class="bracket" stroke-width="{max(0.8, scale / 26):.2f}" '
-            f'd="M{x + hook:.1f},{top:.1f}H{x:.1f}V{low:.1f}H{x + hook:.1f}"/>'
-        )
-        if inward < 0:
+    for link, outward in zip(layout.links, (-1, 1), strict=True):
+        begin, end = points[link.begin], points[link.end]
+        along = outward * (end - begin) / (float(np.hypot(*(end - begin))) or 1.0)
+        across = np.array([-along[1], along[0]])
+        middle, hook = (begin + end) / 2, -0.16 * scale * along
+        corners = [middle + sign * 0.62 * scale * across for sign in (-1, 1)]
+        path = [corners[0] + hook, *corners, corners[1] + hook]
+        drawn = "L".join(f"{x:.1f},{y:.1f}" for x, y in path)
+        parts.append(f'<path class="bracket" stroke-width="{width:.2f}" d="M{drawn}"/>')
+        if outward > 0:
+            x, y = max(corners, key=lambda corner: float(corner[1])) + 0.2 * scale * along
             parts.append(
-                f'<text class="soft" x="{x + 0.12 * scale:.1f}" y="{low + 0.1 * scale:.1f}" '
+                f'<text class="soft" x="{x:.1f}" y="{y + 0.1 * scale:.1f}" '
                 f'style="font-size:{max(9.0, 0.34 * scale):.1f}px;font-style:italic">n</text>'
             )
     return parts
@@ -185,23 +185,25 @@ def _draw_brackets(
 def _draw_legend(explanation: Explanation, top: float) -> tuple[list[str], float]:
     largest = float(np.abs(explanation.atoms).max())
     left, right = _WIDTH / 2 - 130, _WIDTH / 2 + 130
-    middle = (left + right) / 2
     stops = (
         f'<stop offset="0" class="stop-down" stop-opacity="{_STRONGEST}"/>'
         '<stop offset=".5" class="stop-down" stop-opacity="0"/>'
         '<stop offset=".5" class="stop-up" stop-opacity="0"/>'
         f'<stop offset="1" class="stop-up" stop-opacity="{_STRONGEST}"/>'
     )
-    unit = _unit(explanation)
+    heading = f"contribution of an atom{_in(explanation)}"
+    middle = _WIDTH / 2
+    top += 16
     return [
+        _text(middle, top - 7, heading, "soft", "middle"),
         f'<defs><linearGradient id="scale">{stops}</linearGradient></defs>',
         f'<rect x="{left}" y="{top}" width="{right - left}" height="12" fill="url(#scale)"/>',
         f'<rect class="ring" x="{left}" y="{top}" width="{right - left}" height="12"/>',
         _text(left - 8, top + 11, "lowers", "soft", "end"),
         _text(right + 8, top + 11, "raises", "soft"),
-        _text(left, top + 28, f"{_signed(-largest)}{unit}", "number soft", "middle"),
-        _text(middle, top + 28, f"0: contribution of an atom{_in(explanation)}", "soft", "middle"),
-        _text(right, top + 28, f"{_signed(largest)}{unit}", "number soft", "middle"),
+        _text(left, top + 28, _signed(-largest), "number soft", "middle"),
+        _text(middle, top + 28, "0", "number soft", "middle"),
+        _text(right, top + 28, _signed(largest), "number soft", "middle"),
     ], top + 28
 
 
