@@ -151,7 +151,7 @@ def fragments(
 
 @app.command()
 def report(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="folder of a study")],
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="folder of a run")],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="page to write [RUN_DIR/report.html]")
     ] = None,
@@ -161,14 +161,22 @@ def report(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Make one page of a fine-tuning study: tables, plots, cost, and how it was made.
+    """Make one page of a run: curves, tables, plots, cost, and how it was made.
 
-    The page is one file that loads nothing, so it can be sent and kept. Parity plots and the error
-    against the distance to the training set need the labels: the folder of the eight sets or the
-    csv that the study used; without them the page says so. A study that is still running can be
-    looked at, too.
+    A run is a fine-tuning study, a sweep, an ablation, a pre-training run, or
+    the output of preprocessing (whose card.html is named or copied); its files
+    say which. The page is one file that loads nothing, so it can be sent and
+    kept. A run that is still at work can be looked at, too.
+
+    Parity plots of a study and its error against the distance to the training
+    set need the labels: the folder of the eight sets or the csv that it used;
+    without them the page says so.
 
     Example: mips report runs/finetune -o study.html
+
+    mips report runs/pretrain
+
+    mips report runs/finetune --data data/benchmark
     """
 
     def work() -> None:

@@ -15,6 +15,7 @@ import torch
 from mips_dist.chem.chain_features import COMPOSITION, ChainFeatures, chain_features
 from mips_dist.chem.chain_parts import chain_parts, is_bond_column
 from mips_dist.chem.features import atom_tokens
+from mips_dist.chem.fragments import fragments
 from mips_dist.chem.psmiles import canonicalize
 from mips_dist.data.schema import known_schema
 from mips_dist.errors import MipsError, UsageError
@@ -321,7 +322,7 @@ def test_every_polymer_can_be_drawn(psmiles: str) -> None:
             label_mean=0.0,
             atoms=zeros,
             atom_errors=zeros,
-            fragments=[],
+            fragments=[(part, 0.0, 0.0) for part in fragments(canonical)],
             groups=[],
             equal=np.arange(n),
             is_exact=True,
