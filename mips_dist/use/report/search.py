@@ -120,8 +120,9 @@ def _draw(axes: Axes, points: list[tuple[float, Tried]], num_folds: int) -> None
 def _limits(points: list[Tried]) -> tuple[float, float]:
     """Return the range that is drawn: far outliers below would hide what differs above."""
     scores = np.array([point.mean() for point in points])
-    low, middle = float(scores.min()), float(np.median(scores))
-    return max(low, middle - 5 * (float(scores.max()) - middle) - 0.05), float(scores.max())
+    middle, high = float(np.median(scores)), float(scores.max())
+    shown = scores[scores >= middle - 5 * (high - middle) - 0.05]
+    return float(shown.min()), high
 
 
 def _progress(name: str, scored: list[Tried], num_folds: int) -> str:
