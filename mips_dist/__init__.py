@@ -1,7 +1,7 @@
 """mips_dist: properties of polymers from the exact graph of the infinite chain.
 
-`from mips_dist import PolymerRegressor`. Nothing is imported before it is asked for, so that every
-module of the package stays as light as it is.
+`import mips_dist as mips; mips.load("egc").predict(["*CC*"])`. Nothing is imported before it is
+asked for, so that every module of the package stays as light as it is.
 """
 
 from importlib import import_module
@@ -11,11 +11,13 @@ if TYPE_CHECKING:
     from mips_dist.train.regressor import PolymerRegressor as PolymerRegressor
     from mips_dist.train.regressor import canonical_groups as canonical_groups
     from mips_dist.use.embed import embed as embed
+    from mips_dist.use.predictor import load as load
 
 _MODULE_OF = {
     "PolymerRegressor": "mips_dist.train.regressor",
     "canonical_groups": "mips_dist.train.regressor",
     "embed": "mips_dist.use.embed",
+    "load": "mips_dist.use.predictor",
 }
 
 

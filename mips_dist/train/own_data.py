@@ -20,7 +20,8 @@ from mips_dist.data.block import stack
 from mips_dist.data.properties import LabelledSet, Reject
 from mips_dist.errors import MipsError
 from mips_dist.train.cells import model_dir, study_cells
-from mips_dist.train.finetuning import PropertyRows, finetune_all
+from mips_dist.train.finetuning import finetune_all
+from mips_dist.train.fold_config import PropertyRows
 from mips_dist.train.results import ENSEMBLE, NETWORK, read_lines
 from mips_dist.train.study import LEDGER_FILE, REJECTS_FILE, FinetuneConfig, read_sets
 
@@ -136,7 +137,7 @@ def estimate(config: FinetuneConfig, sets: list[LabelledSet]) -> tuple[float, fl
     rows = PropertyRows("timing", "", index, index, index.astype(np.float64))
     marks = [time.process_time()]
     for num_epochs in (1, 3):  # the difference has no loading and no warming up in it
-        finetune_all(config, block, rows, num_epochs, seed=0)
+        finetune_all(config, block, [rows], [num_epochs], seed=0)
         marks.append(time.process_time())
     once, thrice = np.diff(marks)
     per_epoch = max(thrice - once, 0.0) / (2 * len(block))
@@ -172,10 +173,10 @@ def _describe(labelled: LabelledSet) -> str:
     )
     spreads = [max(own) - min(own) for own in values.values() if len(own) > 1]
     if spreads:
-        text += f"; {len(spreads)} polymers stand in several rows, which stay in one fold"
+        text += f"; {len(spreads)} in several rows, which stay in one fold"
         differing = [spread for spread in spreads if spread > 0]
         if differing:
-            text += f"; labels of {len(differing)} differ, by up to {max(differing):.6g}{unit}"
+            text += f" (labels of {len(differing)} differ, by up to {max(differing):.6g}{unit})"
     return text
 
 
