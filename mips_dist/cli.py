@@ -78,7 +78,10 @@ def predict(
 
 @app.command()
 def embed(
-    input: Input,
+    input: Annotated[
+        str,
+        typer.Argument(metavar="INPUT", help="table with a column psmiles, or one P-SMILES"),
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help=".npz or .parquet to write")],
     model: Annotated[
         str, typer.Option("-m", "--model", help="a released model's name, or a model directory")
@@ -96,14 +99,14 @@ def embed(
     Examples
     --------
     mips embed polymers.csv -o vectors.npz
-    mips embed polymers.csv -m egc -o vectors.parquet
-    mips embed polymers.csv -m runs/tg/models/tg --atoms -o vectors.npz
+    mips embed '*CC(*)c1ccccc1' -m egc -o styrene.npz
+    mips embed polymers.csv -m runs/tg/models/tg --atoms -o vectors.parquet
     """
 
     def work() -> None:
-        from mips_dist.use.embed import embed_file
+        from mips_dist.use.embed import embed_given
 
-        embed_file(input, model, output, atoms)
+        embed_given(input, model, output, atoms)
 
     raise typer.Exit(guarded(work, debug))
 

@@ -14,7 +14,7 @@ from mips_dist import embed
 from mips_dist.chem.sample import featurize
 from mips_dist.errors import MipsError, UsageError
 from mips_dist.threads import one_thread
-from mips_dist.use.embed import embed_file, embed_one, open_model
+from mips_dist.use.embed import embed_given, embed_one, open_model
 from mips_dist.use.predict import featurized
 from tests.polymers import CORNER_CASES, POLYMERS
 
@@ -66,8 +66,8 @@ def test_atoms_are_those_of_the_canonical_unit():
 
 def test_npz_and_parquet_hold_every_row_and_the_same_bits(source, tmp_path):
     npz, parquet = tmp_path / "out.npz", tmp_path / "out.parquet"
-    embed_file(source, "mips-small", npz, with_atoms=True)
-    embed_file(source, "mips-small", parquet, with_atoms=True)
+    embed_given(str(source), "mips-small", npz, with_atoms=True)
+    embed_given(str(source), "mips-small", parquet, with_atoms=True)
     with np.load(npz, allow_pickle=False) as found:
         a = dict(found)
     b = pq.read_table(parquet).to_pydict()
@@ -92,9 +92,9 @@ def test_npz_and_parquet_hold_every_row_and_the_same_bits(source, tmp_path):
 
 def test_row_groups_of_a_parquet_are_read_as_one(source, tmp_path, monkeypatch):
     whole, parts = tmp_path / "whole.parquet", tmp_path / "parts.parquet"
-    embed_file(source, "mips-small", whole, with_atoms=False)
+    embed_given(str(source), "mips-small", whole, with_atoms=False)
     monkeypatch.setattr("mips_dist.use.embed.ROW_GROUP", 3)
-    embed_file(source, "mips-small", parts, with_atoms=False)
+    embed_given(str(source), "mips-small", parts, with_atoms=False)
     assert pq.ParquetFile(parts).num_row_groups == -(-len(TEXTS) // 3)
     assert pq.read_table(parts).equals(pq.read_table(whole))
     assert "atom_index" not in pq.read_table(whole).column_names
@@ -104,7 +104,7 @@ def test_a_file_without_any_polymer_is_written_too(tmp_path):
     source = tmp_path / "in.csv"
     source.write_text("psmiles\nCCO\nC\n")
     for name in ("out.npz", "out.parquet"):
-        embed_file(source, "mips-small", tmp_path / name, with_atoms=True)
+        embed_given(str(source), "mips-small", tmp_path / name, with_atoms=True)
     assert pq.read_table(tmp_path / "out.parquet")["atom_embedding"].null_count == 2
     with np.load(tmp_path / "out.npz", allow_pickle=False) as found:
         assert found["atom_embedding"].shape == (0, 128)
@@ -121,5 +121,14 @@ def test_a_file_without_any_polymer_is_written_too(tmp_path):
 )
 def test_bad_requests_are_refused_in_a_line(source, tmp_path, model, output, error, says):
     with pytest.raises(error, match=says):
-        embed_file(source, model, tmp_path / output, with_atoms=False)
+        embed_given(str(source), model, tmp_path / output, with_atoms=False)
     assert not (tmp_path / output).exists()
+
+
+def test_one_polymer_may_stand_in_place_of_a_file(tmp_path):
+    embed_given("[*]CC([*])C", "mips-small", tmp_path / "one.npz", with_atoms=False)
+    with np.load(tmp_path / "one.npz", allow_pickle=False) as found:
+        assert found["canonical"].tolist() == ["*CC(*)C"]
+        assert (found["embedding"] == embed(["*CC(*)C"])).all()
+    with pytest.raises(MipsError, match=r"\*CC: star_count"):
+        embed_given("*CC", "mips-small", tmp_path / "none.npz", with_atoms=False)

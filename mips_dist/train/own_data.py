@@ -1,4 +1,4 @@
-"""`mips finetune`: a csv of one's own to a model, by the recipe of the models that are released.
+"""`mips finetune`: a csv of one's own to a model, by the recipe of configs/study/own.yaml.
 
 A front of the study (`mips_dist.finetune`), which does all of the work and keeps the books; here
 are its defaults, what should be known before it begins, and what its numbers are worth.
@@ -101,7 +101,7 @@ def default_folder(input: Path, targets: list[str]) -> Path:
 def own_config(
     input: Path, targets: list[str], units: list[str], folder: Path, psmiles_column: str | None
 ) -> FinetuneConfig:
-    """Return the study of a csv by the recipe of the released models."""
+    """Return the study of a csv, by the recipe for data of one's own."""
     values = {
         "targets": targets,
         "input": str(input),
@@ -109,7 +109,7 @@ def own_config(
         "run_dir": str(folder),
         "psmiles_column": psmiles_column,
     }
-    recipe = compose(FinetuneConfig, "finetune", ["study=benchmark"])
+    recipe = compose(FinetuneConfig, "finetune", ["study=own"])
     return replaced(recipe, {key: value for key, value in values.items() if value})
 
 

@@ -24,10 +24,11 @@ import torch
 from rdkit import Chem
 
 from mips_dist.chem.conformer import check_backend
+from mips_dist.chem.psmiles import InvalidPolymer, canonicalize
 from mips_dist.data.column import canonical_column
 from mips_dist.data.files import replacing
 from mips_dist.data.schema import known_schema
-from mips_dist.errors import UsageError
+from mips_dist.errors import MipsError, UsageError
 from mips_dist.model.bundle import Bundle, load_bundle
 from mips_dist.model.mips import mean_over_atoms
 from mips_dist.model.released import model_directory
@@ -103,13 +104,14 @@ def embed(polymers: Any, model: str | Path = DEFAULT_MODEL) -> Vectors:
     return vectors
 
 
-def embed_file(input: Path, model: str | Path, output: Path, with_atoms: bool) -> None:
-    """Write the vectors of the polymers of a file, a row for each of its rows, in order.
+def embed_given(given: str, model: str | Path, output: Path, with_atoms: bool) -> None:
+    """Write the vectors of the polymers of a table, a row for each of its rows, in order.
 
     Parameters
     ----------
-    input
-        csv or csv.gz with a column psmiles (or smiles).
+    given
+        A table that `PolymerTable.open` reads, with a column psmiles (or smiles); or one P-SMILES:
+        a text with a star that is no file.
     model
         As for `embed`.
     output
@@ -127,16 +129,16 @@ def embed_file(input: Path, model: str | Path, output: Path, with_atoms: bool) -
     MipsError, UsageError
         Bad input, model or output; nothing is written.
     """
-    _check_output(input, output)
-    table = PolymerTable.open(input)
+    _check_output(Path(given), output)
+    num_rows, spelled = _spelled(given)
     bundle = open_model(model)
     width = bundle.model.config.hidden_dim
-    rows = _rows(table, _remembering(bundle))
+    rows = _rows(spelled, _remembering(bundle))
     with one_thread():
         if output.suffix.lower() == ".parquet":
             _write_parquet(output, rows, width, with_atoms, str(model))
         else:
-            num_bytes = table.num_rows * width * 4
+            num_bytes = num_rows * width * 4
             if num_bytes > NPZ_NOTE_BYTES:
                 print(
                     f"note: an npz is held in memory, here {num_bytes / 1e9:.0f} GB and more; "
@@ -184,8 +186,19 @@ class _Row:
     found: Embedding | None
 
 
-def _rows(table: PolymerTable, known: Callable[[str], Embedding]) -> Iterator[_Row]:
-    for _, canonical, reason in table.rows("embedding"):
+def _spelled(given: str) -> tuple[int, Iterator[tuple[str, str]]]:
+    """Return the number of rows (0: not known) and of each canonical spelling and rejection."""
+    if "*" in given and not Path(given).exists():
+        try:
+            return 1, iter([(canonicalize(given.strip()), "")])
+        except InvalidPolymer as error:
+            raise MipsError(f"{given[:80]}: {error}") from error
+    table = PolymerTable.open(Path(given))
+    return table.num_rows or 0, (row[1:] for row in table.rows("embedding"))
+
+
+def _rows(spelled: Iterator[tuple[str, str]], known: Callable[[str], Embedding]) -> Iterator[_Row]:
+    for canonical, reason in spelled:
         found = None if reason else known(canonical)
         if found is None or found.polymer is None:
             why = reason if found is None else found.reason

@@ -83,7 +83,7 @@ def test_columns_and_units_must_be_there(tmp_path):
         own_config(tmp_path / "my.csv", ["tg", "other"], ["K"], tmp_path / "out", None)
 
 
-def test_the_study_is_the_recipe_of_the_released_models(tmp_path):
+def test_the_study_is_the_recipe_with_the_csv_put_in(tmp_path):
     source = write_csv(tmp_path / "my.csv", HEADER, ROWS)
     config = own_config(source, ["tg"], ["K"], tmp_path / "out", "polymer")
     assert (config.pretrained, config.protocol, config.num_folds) == ("mips-small", "strict", 5)
