@@ -244,7 +244,7 @@ def read_sets(config: FinetuneConfig) -> tuple[list[LabelledSet], list[Reject]]:
         name = labelled.property.name
         if found < needed:
             raise MipsError(
-                f"{name}: {found} labelled polymers; num_folds={config.num_folds} needs {needed}; "
+                f"{name}: {found} polymers; num_folds={config.num_folds} needs {needed}; "
                 "label more, or use a released model (mips predict -p NAME)"
             )
         if np.ptp(labelled.value) == 0:
