@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -208,19 +209,19 @@ def _minutes(seconds: float) -> str:
 def _verdicts(folder: Path, targets: list[str]) -> list[str]:
     """Say of each target what its model is worth."""
     content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    lines = []
-    for target in targets:
-        rows = [s for s in content["summary"] if s["property"] == target]
-        own = next(row for row in rows if row["model"] == ENSEMBLE)
-        error = f"{own['rmse']:.3g} {own['unit']}".strip()
-        if own["r2"] <= own["r2_sd"]:
-            lines.append(
-                f"{target}: no better than guessing the mean (R2 {own['r2']:.2f}); do not rely on "
-                "this model"
-            )
-        else:
-            lines.append(
-                f"{target}: expect an error of about {error} (root mean square) on polymers like "
-                f"these, R2 {own['r2']:.2f}"
-            )
-    return lines
+    return [
+        _verdict(target, {s["model"]: s for s in content["summary"] if s["property"] == target})
+        for target in targets
+    ]
+
+
+def _verdict(target: str, rows: dict[str, dict[str, Any]]) -> str:
+    own, guess = rows[ENSEMBLE], rows["mean"]
+    quality = f"R2 {own['r2']:.2f} ± {own['r2_sd']:.2f} over the folds"
+    if own["r2"] <= 0 or own["rmse"] >= guess["rmse"]:
+        return f"{target}: no better than guessing the mean ({quality}); do not rely on this model"
+    unit = f" {own['unit']}" if own["unit"] not in ("", "1") else ""
+    return (
+        f"{target}: on polymers like these expect an error of about {own['rmse']:.3g}{unit} (root "
+        f"mean square; {guess['rmse']:.3g}{unit} by guessing the mean); {quality}"
+    )

@@ -94,6 +94,16 @@ def test_the_study_is_the_recipe_with_the_csv_put_in(tmp_path):
     assert default_folder(Path("a/my.data.csv.gz"), ["tg", "E/GPa"]) == Path("runs/my-tg-E_GPa")
 
 
+def test_what_a_model_is_worth_is_said_beside_guessing():
+    guess = {"r2": -0.02, "r2_sd": 0.01, "rmse": 90.0, "unit": "K"}
+    good = own_data._verdict(
+        "tg", {"mean": guess, "mips-ensemble": guess | {"r2": 0.8, "rmse": 31.5}}
+    )
+    assert "about 31.5 K (root mean square; 90 K by guessing the mean); R2 0.80 ± 0.01" in good
+    bad = own_data._verdict("tg", {"mean": guess, "mips-ensemble": guess | {"r2": -0.1}})
+    assert "no better than guessing the mean (R2 -0.10" in bad
+
+
 def test_a_csv_becomes_a_model_that_predicts_and_the_same_command_again_does_nothing(tmp_path):
     source = write_csv(tmp_path / "my.csv", HEADER, ROWS)
     finetune = ["finetune", source, "--target", "tg", "--unit", "K", "--psmiles-column", "polymer"]
