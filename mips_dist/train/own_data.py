@@ -80,8 +80,8 @@ def finetune_file(
         low, high = (missing * seconds for seconds in estimate(config, sets))
         console.print(
             f"cross-validation, then training on all rows: about {_minutes(low)} to "
-            f"{_minutes(high)} on {_num_workers(config)} free cores; interrupt it at any time, the same "
-            "command continues",
+            f"{_minutes(high)} on {_num_workers(config)} free cores; interrupt it at any time, the "
+            "same command continues",
             highlight=False,
             soft_wrap=True,
         )
