@@ -90,6 +90,83 @@ def predict(
 
 
 @app.command()
+def embed(
+    input: Annotated[
+        str,
+        typer.Argument(metavar="INPUT", help="table with a column psmiles, or one P-SMILES"),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help=".npz or .parquet to write")],
+    model: Annotated[
+        str, typer.Option("-m", "--model", help="a released model's name, or a model directory")
+    ] = "mips-small",
+    atoms: Annotated[bool, typer.Option("--atoms", help="vectors of the atoms, too")] = False,
+    debug: Debug = False,
+) -> None:
+    """Write the vector of every polymer, as a network sees it.
+
+    A vector is the mean over the atoms of the repeat unit after the last layer: what the head of a
+    property model reads. Any model will do, pre-trained or of a property. Beside it stand row,
+    canonical, status and reason, for every row of the input. A .parquet is written as it is
+    computed; a .npz (numpy, no pickle) is held in memory until it is complete.
+
+    Examples
+    --------
+    mips embed polymers.csv -o vectors.npz
+    mips embed '*CC(*)c1ccccc1' -m egc -o styrene.npz
+    mips embed polymers.csv -m runs/tg/models/tg --atoms -o vectors.parquet
+    """
+
+    def work() -> None:
+        from mips_dist.use.embed import embed_given
+
+        embed_given(input, model, output, atoms)
+
+    raise typer.Exit(guarded(work, debug))
+
+
+@app.command()
+def finetune(
+    input: Input,
+    targets: Annotated[
+        list[str], typer.Option("--target", help="column of labels; repeatable: a model for each")
+    ],
+    units: Annotated[
+        list[str] | None, typer.Option("--unit", help="unit of a target, in the same order")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="folder to write [default: runs/FILE-TARGET]"),
+    ] = None,
+    psmiles_column: Annotated[
+        str | None,
+        typer.Option("--psmiles-column", help="column of P-SMILES [default: psmiles or smiles]"),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Train a model of your own property, and say first how good it is.
+
+    Cross-validates five folds of polymers under the strict protocol, beside the mean and two tree
+    ensembles; then trains on all rows and writes a model for mips predict -m. Needs a csv with 20
+    labelled polymers or more; rows without a label are left out. Interrupt it when you like: the
+    same command continues. python mips_dist/finetune.py has every setting.
+
+    Examples
+    --------
+    mips finetune my.csv --target tg --unit K
+    mips finetune my.csv --target tg --unit K --target density --unit g/cm3 -o runs/mine
+    mips finetune my.csv --target tg --psmiles-column polymer
+    """
+
+    def work() -> None:
+        from mips_dist.finetune import main as run_study
+        from mips_dist.train.own_data import finetune_file
+
+        finetune_file(input, targets, units or [], output, psmiles_column, run_study)
+
+    raise typer.Exit(guarded(work, debug))
+
+
+@app.command()
 def rsit(
     input: Annotated[
         Path, typer.Option("--input", metavar="FILE", help="csv or csv.gz with a psmiles column")
