@@ -8,26 +8,44 @@ from typing import Annotated
 
 import typer
 
-from mips_dist.config import guarded
+from mips_dist.errors import guarded
+from mips_dist.shell import OPERATE, TRAIN, Shell, complete_property, run_app
 
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    help="Predict polymer properties from P-SMILES, on the exact graph of the infinite chain.",
-)
+app = Shell(help="mips predicts properties of polymers, each the infinite chain of a P-SMILES.")
 
 Input = Annotated[Path, typer.Argument(metavar="FILE", help="csv or csv.gz with a psmiles column")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="csv or csv.gz to write")]
 Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks")]
 
 
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        from importlib.metadata import version
+
+        print(f"mips-dist {version('mips-dist')}")
+        raise typer.Exit
+
+
+@app.callback()
+def mips(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Take the options that stand before a verb."""
+
+
 @app.command()
 def canonicalize(input: Input, output: Output, debug: Debug = False) -> None:
-    """Write the one canonical spelling of every polymer of a csv.
+    """Write the one canonical spelling of each polymer of a csv.
 
     Every input column is kept; canonical, status (ok or rejected) and reason are added.
 
-    Example: mips canonicalize polymers.csv -o canonical.csv
+    Examples
+    --------
+    mips canonicalize polymers.csv -o canonical.csv
+    mips canonicalize corpus.csv.gz -o canonical.csv.gz
+    mips canonicalize polymers.csv -o canonical.csv --debug
     """
 
     def work() -> None:
@@ -44,14 +62,19 @@ def predict(
     output: Output,
     properties: Annotated[
         list[str] | None,
-        typer.Option("-p", "--property", help="egc, egb, eea, ei, xc, eps, nc or eat; repeatable"),
+        typer.Option(
+            "-p",
+            "--property",
+            help="egc, egb, eea, ei, xc, eps, nc or eat; repeatable",
+            autocompletion=complete_property,
+        ),
     ] = None,
     models: Annotated[
         list[Path] | None, typer.Option("-m", "--model", help="model directory; repeatable")
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Predict properties for every polymer of a csv.
+    """Predict properties of each polymer of a csv.
 
     Every input column is kept; canonical, status (ok or rejected), reason, then
     each prediction and its unit are added. Rows in = rows out, in order.
@@ -60,7 +83,11 @@ def predict(
     come with the library. Other models (-m) are directories that fine-tuning
     leaves.
 
-    Example: mips predict polymers.csv -p egc -p nc -o predictions.csv
+    Examples
+    --------
+    mips predict polymers.csv -p egc -o predictions.csv
+    mips predict polymers.csv -p egc -p nc -o predictions.csv
+    mips predict polymers.csv -m runs/mine/models/tg_K -o predictions.csv
     """
 
     def work() -> None:
@@ -96,7 +123,7 @@ def rsit(
     seed: Annotated[int, typer.Option("--seed", min=0, help="of everything random")] = 0,
     debug: Debug = False,
 ) -> None:
-    """Measure how predictions change with the spelling of a polymer (RSIT).
+    """Measure what respelling a polymer does to predictions (RSIT).
 
     The paper's Algorithm 2 with 5 respellings of each polymer (shift, repetition,
     direction), each verified to be the same polymer. The paper's GIN is tested
@@ -106,7 +133,11 @@ def rsit(
     weights are random. The gap is the drop of R2. A model (-m) is tested as
     mips predict runs it; the command fails where its predictions change at all.
 
-    Example: mips rsit -m runs/study/models/egc --input Egc.csv --json rsit.json
+    Examples
+    --------
+    mips rsit --input Egc.csv --json rsit.json
+    mips rsit -m runs/study/models/egc --input Egc.csv --json rsit.json
+    mips rsit --input my.csv --label tg_K --max-polymers 50 --json rsit.json
     """
 
     def work() -> None:
@@ -131,14 +162,18 @@ def fragments(
     output: Annotated[Path, typer.Option("-o", "--output", help="folder to write")],
     debug: Debug = False,
 ) -> None:
-    """Say what each fragment adds to a property, over the polymers of a csv.
+    """Say what each fragment adds to a property, over a csv.
 
     Writes fragments.csv and fragments.html (the fragments drawn, sorted by
     their mean effect). Needs a model with a linear head (model.head=linear in
     fine-tuning): under it the contributions of a polymer's fragments sum to
     its prediction less one constant.
 
-    Example: mips fragments -m runs/linear/models/egc --input Egc.csv -o runs/fragments
+    Examples
+    --------
+    mips fragments -m runs/linear/models/egc --input Egc.csv -o runs/fragments
+    mips fragments -m runs/linear/models/tg_K --input my.csv.gz -o runs/tg_fragments
+    mips fragments -m runs/linear/models/egc --input Egc.csv -o runs/fragments --debug
     """
 
     def work() -> None:
@@ -149,7 +184,7 @@ def fragments(
     raise typer.Exit(guarded(work, debug))
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def report(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="folder of a study")],
     output: Annotated[
@@ -161,14 +196,18 @@ def report(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Make one page of a fine-tuning study: tables, plots, cost, and how it was made.
+    """Make one page of a fine-tuning study: tables, plots, cost.
 
     The page is one file that loads nothing, so it can be sent and kept. Parity plots and the error
     against the distance to the training set need the labels: the folder of the eight sets or the
     csv that the study used; without them the page says so. A study that is still running can be
     looked at, too.
 
-    Example: mips report runs/finetune -o study.html
+    Examples
+    --------
+    mips report runs/finetune
+    mips report runs/finetune -o study.html
+    mips report runs/benchmark --data data/benchmark -o study.html
     """
 
     def work() -> None:
@@ -185,12 +224,16 @@ def explain(
     output: Annotated[Path, typer.Option("-o", "--output", help="svg to write")],
     debug: Debug = False,
 ) -> None:
-    """Draw the bands and the density of states of a polymer's infinite chain.
+    """Draw the bands of a polymer and its density of states.
 
     Tight binding on the graph alone: all valence orbitals, and the pi bands by Hueckel; highest
     filled and lowest empty level and the gap are marked. docs/science.md says what the model is.
 
-    Example: mips explain '*c1ccc(*)s1' -o polythiophene.svg
+    Examples
+    --------
+    mips explain '*c1ccc(*)s1' -o polythiophene.svg
+    mips explain '*C=C*' -o polyacetylene.svg
+    mips explain '*CC(*)c1ccccc1' -o polystyrene.svg
     """
 
     def work() -> None:
@@ -201,16 +244,16 @@ def explain(
     raise typer.Exit(guarded(work, debug))
 
 
-@app.command()
+@app.command(rich_help_panel=OPERATE)
 def plan(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="see configs/plan.yaml")
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Say what pre-training costs and where more GPUs stop to help. Runs nothing.
+    """Say what pre-training costs and where more GPUs stop to help.
 
-    Prints memory of a GPU by ZeRO stage, the time of a step and its parts,
+    Runs nothing. Prints memory of a GPU by ZeRO stage, the time of a step and its parts,
     what a GPU sends, hours, preprocessing, disk, the same on 1 to 1,024 GPUs,
     and what all of it rests on. docs/scaling.md derives the model and compares
     it with measured steps.
@@ -227,7 +270,11 @@ def plan(
 
     From what: polymers (of the corpus), content (full, descriptors, topology).
 
-    Example: mips plan model=xl num_gpus=64 network_gb_s=400
+    Examples
+    --------
+    mips plan
+    mips plan model=base num_gpus=8 gpu_gb=80 polymers=1000000
+    mips plan model=xl num_gpus=64 network_gb_s=400
     """
 
     def work() -> None:
@@ -242,7 +289,7 @@ def plan(
 
 def main() -> None:
     """Run the command line and exit; usage errors with 2."""
-    app(prog_name="mips")
+    run_app(app)
 
 
 if __name__ == "__main__":
