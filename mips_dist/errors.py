@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 # Packages that prediction does without, and the extra of the wheel that brings each.
-_EXTRA_OF = {
+EXTRA_OF = {
     "deepspeed": "train",
     "hydra": "train",
     "omegaconf": "train",
     "optuna": "train",
-    "PIL": "train",
     "psutil": "train",
     "ray": "train",
     "sklearn": "train",
@@ -39,9 +38,9 @@ class UsageError(MipsError):
 def missing_package(error: ModuleNotFoundError) -> MipsError | None:
     """Return what to install for a package that is not there, or None if it is no extra's."""
     package = (error.name or "").partition(".")[0]
-    if package not in _EXTRA_OF:
+    if package not in EXTRA_OF:
         return None
-    extra = _EXTRA_OF[package]
+    extra = EXTRA_OF[package]
     return MipsError(
         f"this needs {package}, which is not installed: pip install 'mips-dist[{extra}]'"
     )

@@ -40,7 +40,7 @@ class Verbs(TyperGroup):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the page that ``mips`` and ``mips --help`` show."""
         formatter.write("Usage: mips VERB [OPTIONS] ...\n\n")
-        formatter.write_text(f"{self.help}\n")
+        formatter.write(f"{self.help}\n\n")
         for group in (USE, TRAIN, OPERATE):
             formatter.write(f"{group}\n")
             for name, verb in self.commands.items():
@@ -61,6 +61,11 @@ class Shell(typer.Typer):
     def command(self, name: str | None = None, **settings: Any) -> Callable[..., Any]:
         """Register a verb."""
         return super().command(name, **{"cls": Verb, **settings})
+
+
+def verbs(app: typer.Typer) -> dict[str, Any]:
+    """Return the verbs of an application by name, as the parser has them."""
+    return dict(typer.main.get_group(app).commands)
 
 
 def summary(verb: Any) -> str:
