@@ -93,7 +93,7 @@ def predict(
     def work() -> None:
         from mips_dist.errors import UsageError
         from mips_dist.model.released import property_model
-        from mips_dist.use.predict import predict_file
+        from mips_dist.use.predict_file import predict_file
 
         directories = [*map(property_model, properties or []), *(models or [])]
         if not directories:

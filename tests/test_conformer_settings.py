@@ -20,7 +20,7 @@ from mips_dist.data.shards import load, read_manifest
 from mips_dist.errors import MipsError, UsageError
 from mips_dist.model.bundle import load_bundle, save_bundle
 from mips_dist.model.mips import MipsConfig, PropertyModel
-from mips_dist.use.predict import predict_file
+from mips_dist.use.predict_file import predict_file
 from preprocess import pipeline
 from preprocess.pipeline import PreprocessConfig, preprocess
 from tests.preprocess.inline import InlinePool

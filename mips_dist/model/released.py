@@ -1,5 +1,6 @@
 """Models that come with the library, and the one place where a user's name for a model is read."""
 
+from difflib import get_close_matches
 from pathlib import Path
 
 from mips_dist.errors import MipsError, UsageError
@@ -37,11 +38,27 @@ def property_model(name: str) -> Path:
     Raises
     ------
     UsageError
-        There is none of that name.
+        There is none of that name; the nearest names come first.
     """
     known = [n for n in released_models() if (RELEASED_DIR / n / SCALER).is_file()]
     if name not in known:
+        near = get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+        meant = f" (did you mean {' or '.join(near)}?)" if near else ""
         raise UsageError(
-            f"no released model predicts '{name}'; there are: {', '.join(known) or 'none'}"
+            f"no released model predicts '{name}'{meant}; there are: {', '.join(known) or 'none'}"
         )
     return RELEASED_DIR / name
+
+
+def property_directory(name: str | Path) -> Path:
+    """Return the directory of a property model that is given by released name or by path.
+
+    A released name means the released model, as in `model_directory`; a `Path` is a directory.
+
+    Raises
+    ------
+    UsageError
+        A name that is neither a released property nor a directory.
+    """
+    is_path = isinstance(name, Path) or (name not in released_models() and Path(name).is_dir())
+    return Path(name) if is_path else property_model(str(name))

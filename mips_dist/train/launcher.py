@@ -23,12 +23,30 @@ _INIT = 1
 _POLL_SECONDS = 0.25
 # For the end of a step and a checkpoint; a second start waits for the lock a little longer.
 _GRACE_SECONDS = 10.0
+_UNSAID = threading.Lock()  # taken once, by whoever says that the launcher is gone
 
 
 def watch() -> None:
     """Watch the launcher of this rank from now on, if one started it."""
-    if any(mark in os.environ for mark in _MARKS):
-        threading.Thread(target=_watch, args=(_runner(),), daemon=True).start()
+    if _has_launcher():
+        threading.Thread(target=_watch, daemon=True).start()
+
+
+def say_if_gone() -> None:
+    """Say, once on each host, that the launcher is gone, if it is.
+
+    For a rank that another one asks to leave: it may not have seen it by itself yet.
+    """
+    if not _has_launcher() or not _is_gone() or os.environ.get("LOCAL_RANK", "0") != "0":
+        return
+    if _UNSAID.acquire(blocking=False):
+        with suppress(OSError):  # whoever read our lines may be gone too
+            print(
+                f"error: the launcher (process {_PARENT}) is gone; its ranks stop, the same "
+                "command continues",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def job() -> str:
@@ -40,30 +58,27 @@ def job() -> str:
     return os.environ.get("TORCHELASTIC_RUN_ID") or (str(_PARENT) if is_on_one_host else "")
 
 
-def _watch(runner: int | None) -> None:
+def _has_launcher() -> bool:
+    return any(mark in os.environ for mark in _MARKS)
+
+
+def _watch() -> None:
     """Wait until the launcher is gone; then stop as SIGTERM would, and in any case soon."""
-    while not _is_gone(runner):
+    while not _is_gone():
         time.sleep(_POLL_SECONDS)
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        with suppress(OSError):  # whoever read our lines may be gone too
-            print(
-                f"error: the launcher (process {_PARENT}) is gone; its ranks stop, the same "
-                "command continues",
-                file=sys.stderr,
-                flush=True,
-            )
+    say_if_gone()
     # In the loop a request to save and leave together; before and after it the end.
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_GRACE_SECONDS)
     os._exit(1)
 
 
-def _is_gone(runner: int | None) -> bool:
+def _is_gone() -> bool:
     if _PARENT == _INIT and not _is_our_python(_INIT):
         return True  # before we could ask; in a container the launcher itself may be process 1
     if os.getppid() != _PARENT:
         return True
-    return runner is not None and _parent_of(_PARENT) != runner
+    return _RUNNER is not None and _parent_of(_PARENT) != _RUNNER
 
 
 def _runner() -> int | None:
@@ -89,3 +104,6 @@ def _is_our_python(process: int) -> bool:
         return os.path.samefile(f"/proc/{process}/exe", "/proc/self/exe")
     except OSError:  # of another user
         return False
+
+
+_RUNNER = _runner()

@@ -16,7 +16,7 @@ from mips_dist.data.schema import check_shards, model_schema
 from mips_dist.data.shards import Manifest, read_manifest
 from mips_dist.errors import MipsError, UsageError
 from mips_dist.model.mips import MaskedAtomModel, MipsConfig
-from mips_dist.train import engine
+from mips_dist.train import engine, launcher
 from mips_dist.train.batch_plan import LARGEST_ON_CPU, BatchPlan, largest_on_gpu, plan_batches
 from mips_dist.train.describe import describe, page
 from mips_dist.train.engine import TrainEngine
@@ -164,6 +164,7 @@ def train_loop(
             recorder.flush()
             save(run, trainer, state, probe)
         if is_stopped:
+            launcher.say_if_gone()
             recorder.say(f"stopped after step {state.step}; the same command continues from there")
             return 130
     finish(run, trainer, loader, state, recorder, result or validate(trainer, loader))

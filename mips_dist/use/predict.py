@@ -1,10 +1,6 @@
-"""Predict a property of every polymer of a csv: rows in = rows out.
+"""Predict a property of one polymer, by itself, from its canonical spelling."""
 
-Each distinct polymer is computed once, by itself, from its canonical spelling, on one thread. So a
-prediction depends on the polymer alone, bit for bit: not on its spelling, nor on the other rows.
-"""
-
-from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,40 +13,37 @@ from mips_dist.chem.sample import content_for, featurize, featurize_each
 from mips_dist.data.batch import PolymerBatch, collate
 from mips_dist.data.block import stack
 from mips_dist.data.schema import known_schema
-from mips_dist.errors import MipsError, UsageError
+from mips_dist.errors import MipsError
 from mips_dist.model.bundle import Bundle, TargetScaler, load_bundle
-from mips_dist.threads import one_thread
-from mips_dist.use.canonicalize import COLUMNS
-from mips_dist.use.table import PolymerTable
 
 
-def predict_file(input: Path, model_dirs: list[Path], output: Path) -> None:
-    """Predict for every row of a csv and write the rows with the predictions added.
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A predicted value and what is known of its error.
 
-    The added columns are canonical, status (ok or rejected), reason, then for each model its
-    property and its unit.
-
-    Parameters
+    Attributes
     ----------
-    input
-        csv or csv.gz with a column psmiles (or smiles).
-    model_dirs
-        Property models of different properties, see `mips_dist.model.bundle`.
-    output
-        csv or csv.gz; appears when it is complete.
+    value
+        In `unit`.
+    lower, upper
+        The interval that holds the true value of nine in ten polymers, in `unit`; None where the
+        model has no calibration.
+    distance
+        To the nearest polymer that the model was trained on, from 0 (the same environments of
+        atoms) to 1 (none in common); None without calibration.
+    in_domain
+        Whether `distance` is one that 95 % of held-out polymers have from their training set; None
+        without calibration.
+    unit
+        Empty where the property has none.
     """
-    bundles = []
-    columns = list(COLUMNS)
-    for model_dir in model_dirs:
-        bundle, scaler = open_property_model(model_dir)
-        if scaler["property"] in columns:
-            raise UsageError(f"two models predict {scaler['property']}; give one of them")
-        bundles.append(bundle)
-        columns += [scaler["property"], f"{scaler['property']}_unit"]
-    table = PolymerTable.open(input)
-    # More threads would change the order of sums, and with it the last bits.
-    with one_thread():
-        table.write(output, columns, _predicted_rows(table, bundles))
+
+    value: float
+    lower: float | None
+    upper: float | None
+    distance: float | None
+    in_domain: bool | None
+    unit: str
 
 
 def open_property_model(model_dir: Path) -> tuple[Bundle, TargetScaler]:
@@ -71,33 +64,16 @@ def open_property_model(model_dir: Path) -> tuple[Bundle, TargetScaler]:
     return bundle, bundle.scaler
 
 
-def _predicted_rows(table: PolymerTable, bundles: list[Bundle]) -> Iterator[list[str]]:
-    known: dict[str, list[str]] = {}  # canonical -> added columns
-    for row, canonical, reason in table.rows("predicting"):
-        if reason:
-            yield [*row, "", "rejected", reason, *[""] * (2 * len(bundles))]
-            continue
-        if canonical not in known:
-            known[canonical] = _added(bundles, canonical)
-        yield [*row, *known[canonical]]
+def estimate(bundle: Bundle, canonical: str) -> tuple[Estimate | None, str]:
+    """Predict one polymer with what is known of the error; None and the reason, or a remark.
 
-
-def _added(bundles: list[Bundle], canonical: str) -> list[str]:
-    values, remarks = [], []
-    for bundle in bundles:
-        assert bundle.scaler is not None
-        value, remark = predict_one(bundle, canonical)
-        values += [value, bundle.scaler["unit"] if value else ""]
-        if remark and remark not in remarks:
-            remarks.append(remark)
-    status = "ok" if any(values) else "rejected"
-    return [canonical, status, "; ".join(remarks), *values]
-
-
-def predict_one(bundle: Bundle, canonical: str) -> tuple[str, str]:
-    """Predict one polymer, as text: the nine digits that a float32 has; see `predict_value`."""
+    Parameters as of `predict_value`.
+    """
     value, remark = predict_value(bundle, canonical)
-    return "" if value is None else format(value, ".9g"), remark
+    if value is None:
+        return None, remark
+    assert bundle.scaler is not None
+    return Estimate(value, None, None, None, None, bundle.scaler["unit"]), remark
 
 
 def predict_value(bundle: Bundle, canonical: str) -> tuple[float | None, str]:

@@ -13,7 +13,7 @@ from mips_dist.chem.sample import Sample
 from mips_dist.data.schema import feature_schema, known_schema
 from mips_dist.errors import MipsError, UsageError
 from mips_dist.model.bundle import Bundle, load_bundle, save_bundle
-from mips_dist.use.predict import predict_file
+from mips_dist.use.predict_file import predict_file
 from tests.model.hand import batch_of, masked_atom_model, property_model, samples_with_descriptors
 
 SCALER = {"property": "egc", "unit": "eV", "mean": 4.5, "std": 1.5}
