@@ -1,6 +1,7 @@
 """Pages of the site that are made from something else: the command's help, and the notebooks."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,13 @@ def on_files(files: Files, config: Any) -> Files:
         page = notebook_page(path)
         files.append(File.generated(config, f"notebooks/{path.stem}.md", content=page))
     return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Turn links to what is no part of the site, such as a file of the library, into text."""
+    if "/" in page.file.src_uri:  # ../ of a page further down is the site's own
+        return markdown
+    return re.sub(r"\[([^\]]+)\]\(\.\./([^)]+)\)", r"\1 (`\2`)", markdown)
 
 
 def cli_page() -> str:

@@ -132,9 +132,8 @@ def test_a_missing_extra_is_one_line(installed, tmp_path, command, package):
     (tmp_path / "in.csv").write_text("psmiles\n*CC*\n")
     done = run(installed, tmp_path, *command)
     assert done.returncode == 1
-    assert (
-        done.stderr == f"error: this needs {package}; install it: pip install 'mips-dist[train]'\n"
-    )
+    remedy = "which is not installed: pip install 'mips-dist[train]'"
+    assert done.stderr == f"error: this needs {package}, {remedy}\n"
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
 
 
