@@ -1,5 +1,6 @@
 """Pages of the site that are made from something else: the command's help, and the notebooks."""
 
+import base64
 import json
 import re
 import subprocess
@@ -68,6 +69,11 @@ def notebook_page(path: Path) -> str:
 def _shown(output: dict[str, Any]) -> str:
     data = output.get("data", {"text/plain": output.get("text", [])})
     if "image/svg+xml" in data:
-        return "".join(data["image/svg+xml"])
+        # As an image, so that neither Markdown nor the page's styles touch it.
+        drawn = "".join(data["image/svg+xml"])
+        title = re.search("<title[^>]*>([^<]*)", drawn)
+        about = title[1].replace('"', "&quot;") if title else "a picture"
+        packed = base64.b64encode(drawn.encode()).decode()
+        return f'<img src="data:image/svg+xml;base64,{packed}" alt="{about}">'
     text = "".join(data.get("text/plain", []))
     return f"```text\n{text.rstrip()}\n```"

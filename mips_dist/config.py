@@ -8,11 +8,13 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from mips_dist.data.files import write_atomically
-from mips_dist.errors import UsageError, guarded
+from mips_dist.errors import UsageError, guarded, needs_extra
+
+# Entry files import this module before others, so that they too end in one line.
+with needs_extra():
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
 C = TypeVar("C")
 

@@ -10,48 +10,46 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mips_dist.errors import MipsError, needs_extra
-
-with needs_extra():
-    from mips_dist.config import run, save_resolved
-    from mips_dist.train.ablation import (
-        ablation_rows,
-        ablation_table,
-        describe_size,
-        read_ablation,
-        run_configs,
-        write_ablation,
-    )
-    from mips_dist.train.board import Board
-    from mips_dist.train.cells import (
-        best_model,
-        ensemble_results,
-        has_model,
-        model_dir,
-        study_cells,
-        write_curve,
-    )
-    from mips_dist.train.environment import record_environment
-    from mips_dist.train.results import (
-        ENSEMBLE,
-        GP_TREES,
-        NETWORK,
-        Cell,
-        FoldResult,
-        Ledger,
-    )
-    from mips_dist.train.study import (
-        LEDGER_FILE,
-        REJECTS_FILE,
-        FinetuneConfig,
-        Study,
-        load_study,
-        open_run_dir,
-        read_sets,
-    )
-    from mips_dist.train.sweep import search
-    from mips_dist.train.tables import Summary, render, summarize, write_csv, write_json
-    from mips_dist.train.trials import Job, RayTrials
+from mips_dist.config import run, save_resolved
+from mips_dist.errors import MipsError
+from mips_dist.train.ablation import (
+    ablation_rows,
+    ablation_table,
+    describe_size,
+    read_ablation,
+    run_configs,
+    write_ablation,
+)
+from mips_dist.train.board import Board
+from mips_dist.train.cells import (
+    best_model,
+    ensemble_results,
+    has_model,
+    model_dir,
+    study_cells,
+    write_curve,
+)
+from mips_dist.train.environment import record_environment
+from mips_dist.train.results import (
+    ENSEMBLE,
+    GP_TREES,
+    NETWORK,
+    Cell,
+    FoldResult,
+    Ledger,
+)
+from mips_dist.train.study import (
+    LEDGER_FILE,
+    REJECTS_FILE,
+    FinetuneConfig,
+    Study,
+    load_study,
+    open_run_dir,
+    read_sets,
+)
+from mips_dist.train.sweep import search
+from mips_dist.train.tables import Summary, render, summarize, write_csv, write_json
+from mips_dist.train.trials import Job, RayTrials
 
 
 def main(config: FinetuneConfig) -> int:

@@ -23,6 +23,7 @@ FORBIDDEN = {
     "mips_dist.train.engine": {"ray", "hydra"},
     "mips_dist.train.partitions": {"ray", "hydra"},
     "mips_dist.train.trials": {"deepspeed", "hydra"},
+    "mips_dist.shell": {"torch", "ray", "hydra", "omegaconf", "rdkit", "numpy", "mips_dist.model"},
     "mips_dist.page": {"torch", "ray", "deepspeed", "hydra", "rdkit", "mips_dist.data"},
     "mips_dist.train.sweep": {"deepspeed", "hydra"},
     "mips_dist.use": {"ray", "deepspeed", "mips_dist.train"},
