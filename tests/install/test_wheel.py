@@ -1,6 +1,7 @@
 """The wheel alone: what is in it, and that it predicts without the packages of its extras."""
 
 import csv
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -10,23 +11,53 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from mips_dist.errors import EXTRA_OF
 
 ROOT = Path(__file__).resolve().parents[2]
-# An import of these fails in every process that has the folder of this file on its path.
-BLOCKER = f"""
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+# In a process that has this on its path, these packages are not there.
+BLOCKER = """
 import sys
 
 
 class Blocker:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {sorted(EXTRA_OF)}:
+        if name.partition(".")[0] in {blocked}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
 
 sys.meta_path.insert(0, Blocker())
 """
+
+
+def undeclared() -> list[str]:
+    """Packages that are installed here and that an install of the wheel alone would not bring."""
+    brought = {"mips-dist"}
+    wanted = [Requirement(text) for text in PROJECT["dependencies"]]
+    while wanted:
+        required = wanted.pop()
+        name = canonicalize_name(required.name)
+        is_meant = required.marker is None or required.marker.evaluate({"extra": ""})
+        if is_meant and name not in brought and _is_installed(name):
+            brought.add(name)
+            wanted += map(Requirement, importlib.metadata.requires(name) or [])
+    brought |= {"pip", "setuptools"}
+    return sorted(
+        package
+        for package, owners in importlib.metadata.packages_distributions().items()
+        if not brought & {canonicalize_name(owner) for owner in owners}
+    )
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +78,11 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory) -> Path:
-    """A folder with the wheel in it, and an import hook that blocks the extras."""
+    """A folder with the wheel in it, and an import hook that leaves what it asks for."""
     site = tmp_path_factory.mktemp("site")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--no-deps"]
     subprocess.run([*pip, "--quiet", "--target", site, wheel], check=True, timeout=300)
-    (site / "sitecustomize.py").write_text(BLOCKER)
+    (site / "sitecustomize.py").write_text(BLOCKER.format(blocked=undeclared()))
     return site
 
 
@@ -137,11 +168,15 @@ def test_a_missing_extra_is_one_line(installed, tmp_path, command, package):
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
 
 
+def test_what_extras_bring_is_blocked():
+    assert set(EXTRA_OF) <= set(undeclared())
+    assert not {"torch", "rdkit", "numpy", "descriptastorus", "mips_dist"} & set(undeclared())
+
+
 def test_every_package_of_an_extra_is_named_in_it():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     names = {"hydra": "hydra-core", "sklearn": "scikit-learn", "torch_geometric": "torch-geometric"}
     for package, extra in EXTRA_OF.items():
         wanted = names.get(package, package)
-        required = project["optional-dependencies"][extra]
+        required = PROJECT["optional-dependencies"][extra]
         assert any(r.startswith(wanted) for r in required), f"{package} is not in [{extra}]"
-        assert not any(r.startswith(wanted) for r in project["dependencies"])
+        assert not any(r.startswith(wanted) for r in PROJECT["dependencies"])
