@@ -15,7 +15,8 @@ from torch.utils.tensorboard import SummaryWriter
 from mips_dist.model.bundle import METRICS, Partner, is_complete, save_bundle
 from mips_dist.threads import one_thread
 from mips_dist.train.baselines import baseline_features, fit_predict
-from mips_dist.train.finetuning import OnEpoch, finetune_all, finetune_fold
+from mips_dist.train.finetuning import finetune_all, finetune_jointly
+from mips_dist.train.fitting import FittedModel, OnEpoch
 from mips_dist.train.results import (
     ENSEMBLE,
     GP_TREES,
@@ -45,11 +46,37 @@ def study_cells(config: FinetuneConfig) -> list[Cell]:
     return cells
 
 
-def run_cell(study: Study, cell: Cell, on_epoch: OnEpoch | None = None) -> FoldResult:
-    """Run one cell; a function of the study and the cell alone."""
+def trainings(config: FinetuneConfig) -> list[list[Cell]]:
+    """Return every cell, together with those that the same training gives.
+
+    With `joint`, the networks of all properties of a fold are one network.
+    """
+    groups: dict[Cell, list[Cell]] = {}
+    for cell in study_cells(config):
+        is_joint = config.joint and cell.model == NETWORK
+        groups.setdefault(cell._replace(property="") if is_joint else cell, []).append(cell)
+    return list(groups.values())
+
+
+def run_cells(study: Study, cells: list[Cell], on_epoch: OnEpoch | None = None) -> list[FoldResult]:
+    """Run one of the study's `trainings`; a function of the study and the cells alone."""
+    first = cells[0]
+    if first.model != NETWORK:
+        return [_run_baseline(study, cell) for cell in cells]
+    study = study.tuned([cell.property for cell in cells])
+    return finetune_jointly(
+        study.config,
+        study.block,
+        [study.rows[cell.property] for cell in cells],
+        [study.folds[cell.property] for cell in cells],
+        first.fold,
+        first.seed,
+        on_epoch,
+    )
+
+
+def _run_baseline(study: Study, cell: Cell) -> FoldResult:
     rows, folds = study.rows[cell.property], study.folds[cell.property]
-    if cell.model == NETWORK:
-        return finetune_fold(study.config, study.block, rows, folds, cell.fold, cell.seed, on_epoch)
     started = time.monotonic()
     train, test = np.flatnonzero(folds != cell.fold), np.flatnonzero(folds == cell.fold)
     with one_thread():
@@ -161,7 +188,9 @@ def has_model(config: FinetuneConfig, run_dir: Path, name: str) -> bool:
 
 def _origin(config: FinetuneConfig) -> dict[str, Any]:
     """Return which cells of a property choose the epoch of its model, as its metrics have it."""
+    joint = {"trained_jointly": config.targets or config.properties} if config.joint else {}
     return {
+        **joint,
         "model": best_model(config),
         "protocol": config.protocol,
         "folds": list(range(config.num_folds)),
@@ -169,21 +198,31 @@ def _origin(config: FinetuneConfig) -> dict[str, Any]:
     }
 
 
-def train_model(
-    study: Study, run_dir: Path, name: str, summary: Summary, epochs: list[int]
+def train_models(
+    study: Study, run_dir: Path, summaries: list[Summary], epochs: list[list[int]]
 ) -> None:
-    """Train on all rows of a property and save the model.
+    """Train on all rows of one property, or of several jointly, and save the model of each.
 
     Parameters
     ----------
-    summary
-        Cross-validated scores of this command's cells, which become the metrics of the model.
+    summaries
+        Of each property: cross-validated scores of this command's cells, which become the metrics
+        of the model.
     epochs
-        Those that the same cells chose; their median is used.
+        Of each property: those that the same cells chose; their median is used.
     """
+    names = [summary.property for summary in summaries]
+    study = study.tuned(names)
+    chosen = [max(1, round(statistics.median(own))) for own in epochs]
+    rows = [study.rows[name] for name in names]
+    fitted = finetune_all(study.config, study.block, rows, chosen, study.config.seeds[0])
+    for summary, model in zip(summaries, fitted, strict=True):
+        _save_model(study, run_dir, summary, model)
+
+
+def _save_model(study: Study, run_dir: Path, summary: Summary, fitted: FittedModel) -> None:
+    name = summary.property
     rows = study.rows[name]
-    num_epochs = max(1, round(statistics.median(epochs)))
-    fitted = finetune_all(study.config, study.block, rows, num_epochs, study.config.seeds[0])
     num_polymers = len(np.unique(rows.sample))
     partner = None
     if best_model(study.config) == ENSEMBLE:
@@ -199,7 +238,7 @@ def train_model(
         metrics={
             "cross_validated_r2": summary.r2,
             "cross_validated_rmse": summary.rmse,
-            "num_epochs": num_epochs,
+            "num_epochs": fitted.epoch,
             **_origin(study.config),
         },
         trained_on=f"All {len(rows.row)} labelled rows ({num_polymers} polymers) of {name}; the "

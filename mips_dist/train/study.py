@@ -28,7 +28,7 @@ from mips_dist.data.properties import (
 from mips_dist.data.schema import model_schema
 from mips_dist.errors import MipsError, UsageError
 from mips_dist.train.baselines import BASELINES
-from mips_dist.train.finetuning import FoldConfig, PropertyRows, load_pretrained
+from mips_dist.train.fold_config import FoldConfig, PropertyRows, load_pretrained
 from mips_dist.train.results import GP_TREES
 from mips_dist.train.study_chains import StudyChains, load_chains
 from mips_dist.train.study_features import read_features
@@ -60,6 +60,9 @@ class FinetuneConfig(FoldConfig):
     baselines
         Run on the same folds: mean, boosting, gp-trees. With gp-trees, and under `strict`, there is
         also the row mips-ensemble: its mean with the network.
+    joint
+        Train one network for all properties, with a last layer for each, instead of one network
+        for each property. The polymers of a test fold are banned from all of them.
     seeds
         Seeds of the network; each gives another initialisation, batch order and inner split.
     fold_seed
@@ -95,6 +98,7 @@ class FinetuneConfig(FoldConfig):
     properties: list[str] = field(default_factory=lambda: list(BENCHMARK))
     shards: str | None = None
     baselines: list[str] = field(default_factory=lambda: ["mean", "boosting"])
+    joint: bool = False
     seeds: list[int] = field(default_factory=lambda: [0])
     num_folds: int = 5
     fold_seed: int = 1
@@ -153,6 +157,8 @@ class FinetuneConfig(FoldConfig):
         if self.search is not None:
             if self.search not in SEARCHES:
                 raise ValueError(f"search={self.search} must be one of {', '.join(SEARCHES)}")
+            if self.joint:
+                raise ValueError(f"search={self.search} needs joint=false, a network for each")
             if self.protocol != "strict":
                 raise ValueError(f"search={self.search} needs protocol=strict, with inner splits")
             if self.search_trials < 1 or self.search_seed < 0:
@@ -194,9 +200,12 @@ class Study:
     schema: dict[str, Any]
     chains: StudyChains | None = None
 
-    def tuned(self, name: str) -> "Study":
-        """Return the study with the values that a property's file has for its training."""
-        chosen = next((p.training for p in self.properties if p.name == name), {})
+    def tuned(self, names: list[str]) -> "Study":
+        """Return the study with the values that a property's file has for its training.
+
+        They are for a network of its own: of several properties, none holds.
+        """
+        chosen = next((p.training for p in self.properties if [p.name] == names), {})
         return replace(self, config=replaced(self.config, _not_given(chosen, self.config)))
 
     def num_polymers(self) -> dict[str, int]:
@@ -341,6 +350,8 @@ def _identity(config: FinetuneConfig, sets: list[LabelledSet], folds_sha256: str
     chosen = {s.property.name: _not_given(s.property.training, config) for s in sets}
     if any(chosen.values()):
         identity["training"] = {name: values for name, values in chosen.items() if values}
+    if config.joint:
+        identity["joint"] = config.targets or config.properties
     if config.star_strategy != "link":
         identity["star_strategy"] = config.star_strategy
     if config.permute_labels is not None:

@@ -18,8 +18,9 @@ from mips_dist.data.schema import known_schema
 from mips_dist.errors import MipsError
 from mips_dist.finetune import _model_jobs, _summaries, main
 from mips_dist.model.bundle import load_bundle
-from mips_dist.train.cells import has_model, model_dir, study_cells, train_model
-from mips_dist.train.finetuning import FittedModel, finetune_all, predict
+from mips_dist.train.cells import has_model, model_dir, study_cells, train_models
+from mips_dist.train.finetuning import finetune_all, predict
+from mips_dist.train.fitting import FittedModel
 from mips_dist.train.results import FoldResult, Ledger
 from mips_dist.train.study import FinetuneConfig, Study, load_study, read_sets
 from mips_dist.train.tables import Summary
@@ -118,7 +119,7 @@ def test_the_model_comes_from_the_cells_of_this_command_alone(config):
             )
         jobs = _model_jobs(study, run_dir, ledger, _summaries(study, ledger))
         for job in jobs:
-            train_model(study, run_dir, job["model"], Summary(**job["summary"]), job["epochs"])
+            train_models(study, run_dir, [Summary(**s) for s in job["summaries"]], job["epochs"])
         return jobs
 
     def metrics() -> list:
@@ -263,7 +264,7 @@ def check_model(run_dir: Path, own_csv: Path) -> None:
     study = study_of(config)
     rows = study.rows["tg_K"]
     epochs = bundle.metrics["num_epochs"]
-    fitted = finetune_all(config, study.block, rows, epochs, 0)
+    (fitted,) = finetune_all(config, study.block, [rows], [epochs], 0)
     saved = FittedModel(bundle.model, fitted.scaler, epochs, [])
     assert fitted.scaler.mean == bundle.scaler["mean"]
     expected = predict(fitted, study.block, rows.sample)
