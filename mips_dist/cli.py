@@ -186,7 +186,7 @@ def fragments(
 
 @app.command(rich_help_panel=TRAIN)
 def report(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="folder of a study")],
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="folder of a run")],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="page to write [RUN_DIR/report.html]")
     ] = None,
@@ -196,18 +196,22 @@ def report(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Make one page of a fine-tuning study: tables, plots, cost.
+    """Make one page of a run: curves, tables, plots, cost.
 
-    The page is one file that loads nothing, so it can be sent and kept. Parity plots and the error
-    against the distance to the training set need the labels: the folder of the eight sets or the
-    csv that the study used; without them the page says so. A study that is still running can be
-    looked at, too.
+    A run is a fine-tuning study, a sweep, an ablation, a pre-training run, or
+    the output of preprocessing (whose card.html is named or copied); its files
+    say which. The page is one file that loads nothing, so it can be sent and
+    kept. A run that is still at work can be looked at, too.
+
+    Parity plots of a study and its error against the distance to the training
+    set need the labels: the folder of the eight sets or the csv that it used;
+    without them the page says so.
 
     Examples
     --------
-    mips report runs/finetune
+    mips report runs/pretrain
     mips report runs/finetune -o study.html
-    mips report runs/benchmark --data data/benchmark -o study.html
+    mips report runs/finetune --data data/benchmark
     """
 
     def work() -> None:
@@ -220,26 +224,49 @@ def report(
 
 @app.command()
 def explain(
-    psmiles: Annotated[str, typer.Argument(metavar="PSMILES", help="one polymer, quoted")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="svg to write")],
+    what: Annotated[
+        str,
+        typer.Argument(metavar="PSMILES", help="one polymer, quoted; or a csv of polymers"),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="folder to write; svg for bands")],
+    properties: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-p",
+            "--property",
+            help="as in mips predict; repeatable",
+            autocompletion=complete_property,
+        ),
+    ] = None,
+    models: Annotated[
+        list[Path] | None, typer.Option("-m", "--model", help="model directory; repeatable")
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Draw the bands of a polymer and its density of states.
+    """Say what each atom and fragment adds to a prediction.
 
-    Tight binding on the graph alone: all valence orbitals, and the pi bands by Hueckel; highest
-    filled and lowest empty level and the gap are marked. docs/science.md says what the model is.
+    With a property (-p) or a model (-m): Shapley values of the atoms of the
+    repeat unit, which sum with those of whole-chain features to the
+    prediction less a reference. The folder gets a picture (svg) for each
+    polymer and property, atoms.csv, fragments.csv and polymers.csv.
+    docs/explain.md says what they mean and what they do not.
+
+    Without: band structure and density of states of the infinite chain, by
+    tight binding, as one svg.
 
     Examples
     --------
-    mips explain '*c1ccc(*)s1' -o polythiophene.svg
-    mips explain '*C=C*' -o polyacetylene.svg
-    mips explain '*CC(*)c1ccccc1' -o polystyrene.svg
+    mips explain '*c1ccc(*)s1' -p egc -o thiophene
+    mips explain polymers.csv -p egc -m runs/mine/models/tg_K -o explained
+    mips explain '*c1ccc(*)s1' -o bands.svg
     """
 
     def work() -> None:
-        from mips_dist.use.explain import explain_file
+        from mips_dist.model.released import property_model
+        from mips_dist.use.explain.write import explain_polymers
 
-        explain_file(psmiles, output)
+        directories = [*map(property_model, properties or []), *(models or [])]
+        explain_polymers(what, directories, output)
 
     raise typer.Exit(guarded(work, debug))
 

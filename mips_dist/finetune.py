@@ -20,6 +20,7 @@ from mips_dist.train.ablation import (
     run_configs,
     write_ablation,
 )
+from mips_dist.train.baselines import check_installed
 from mips_dist.train.board import Board
 from mips_dist.train.cells import (
     best_model,
@@ -65,6 +66,7 @@ def main(config: FinetuneConfig) -> int:
 
 def _study(config: FinetuneConfig, console: Console) -> list[Summary]:
     """Run or continue one study, or the sweep in its place; return its summaries."""
+    check_installed(config.baselines)
     sets, rejects = read_sets(config)
     run_dir = Path(config.run_dir)
     open_run_dir(run_dir)

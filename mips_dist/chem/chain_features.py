@@ -98,7 +98,8 @@ def _one(canonical: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
 
 
 @cache
-def _generator() -> rdFingerprintGenerator.FingerprintGenerator64:
+def generator() -> rdFingerprintGenerator.FingerprintGenerator64:
+    """Return what hashes the environments."""
     # Redundant environments stay: each atom has one for each radius, whatever the order of atoms.
     return rdFingerprintGenerator.GetMorganGenerator(
         radius=RADIUS, fpSize=NUM_BINS, includeRedundantEnvironments=True
@@ -106,7 +107,7 @@ def _generator() -> rdFingerprintGenerator.FingerprintGenerator64:
 
 
 def _environments(chain: Chem.Mol, inner: list[int]) -> np.ndarray:
-    counts = _generator().GetCountFingerprintAsNumPy(chain, fromAtoms=inner)
+    counts = generator().GetCountFingerprintAsNumPy(chain, fromAtoms=inner)
     return np.minimum(counts, MAX_COUNT).astype(np.uint8)
 
 
@@ -134,7 +135,7 @@ _BONDS = tuple(
     + ["C-F", "C-Cl", "Br-C", "C-I", "C-Si", "O-Si", "C-P", "O-P"]
 )
 COMPOSITION = ("H", *_ELEMENTS, *_KINDS, *_BONDS)
-_PLACE = {name: place for place, name in enumerate(COMPOSITION)}
+PLACE = {name: place for place, name in enumerate(COMPOSITION)}
 _SYMBOL = {
     Chem.BondType.SINGLE: "-",
     Chem.BondType.DOUBLE: "=",
@@ -145,25 +146,37 @@ _SYMBOL = {
 
 def _composition(chain: Chem.Mol, inner: list[int]) -> np.ndarray:
     totals = np.zeros(len(COMPOSITION))
-
-    def add(name: str, amount: float) -> None:
-        if name in _PLACE:
-            totals[_PLACE[name]] += amount
-
     for index in inner:
         atom = chain.GetAtomWithIdx(index)
-        symbol, hydrogens = atom.GetSymbol(), atom.GetTotalNumHs()
-        hybridization = str(atom.GetHybridization())
-        add("H", hydrogens)
-        add(symbol, 1)
-        add(f"C{hybridization}{hydrogens}" if symbol == "C" else f"{symbol}{hybridization}", 1)
-        if atom.GetIsAromatic():
-            add(f"aromatic {symbol}", 1)
-        for bond in atom.GetBonds():
-            # Half of each bond belongs to each of its atoms, so the link counts once.
-            ends = sorted((symbol, bond.GetOtherAtom(atom).GetSymbol()))
-            add(f"{ends[0]}{_SYMBOL.get(bond.GetBondType(), '?')}{ends[1]}", 0.5)
+        for name, amount in (*own_terms(atom), *((term, 0.5) for _, term in bond_terms(atom))):
+            if name in PLACE:
+                totals[PLACE[name]] += amount
     return totals / len(inner)
+
+
+def own_terms(atom: Chem.Atom) -> list[tuple[str, float]]:
+    """Return what an atom adds to the composition by itself: name and amount."""
+    symbol, hydrogens = atom.GetSymbol(), atom.GetTotalNumHs()
+    hybridization = str(atom.GetHybridization())
+    kind = f"C{hybridization}{hydrogens}" if symbol == "C" else f"{symbol}{hybridization}"
+    terms = [("H", float(hydrogens)), (symbol, 1.0), (kind, 1.0)]
+    if atom.GetIsAromatic():
+        terms.append((f"aromatic {symbol}", 1.0))
+    return terms
+
+
+def bond_terms(atom: Chem.Atom) -> list[tuple[int, str]]:
+    """Return each bond of an atom: its other atom, and the name of the bond.
+
+    Half of each bond belongs to each of its atoms, so the link counts once.
+    """
+    terms = []
+    for bond in atom.GetBonds():
+        other = bond.GetOtherAtom(atom)
+        ends = sorted((atom.GetSymbol(), other.GetSymbol()))
+        name = f"{ends[0]}{_SYMBOL.get(bond.GetBondType(), '?')}{ends[1]}"
+        terms.append((other.GetIdx(), name))
+    return terms
 
 
 _SIZE = "log of the atoms of the unit"

@@ -15,9 +15,10 @@ from torch.utils.tensorboard import SummaryWriter
 from mips_dist.model.bundle import METRICS, Partner, is_complete, save_bundle
 from mips_dist.threads import one_thread
 from mips_dist.train.baselines import baseline_features, fit_predict
-from mips_dist.train.finetuning import finetune_all, finetune_jointly
+from mips_dist.train.finetuning import finetune_all, finetune_jointly, inner_polymers
 from mips_dist.train.fitting import FittedModel, OnEpoch
 from mips_dist.train.results import (
+    CHEMPROP,
     ENSEMBLE,
     GP_TREES,
     NETWORK,
@@ -41,7 +42,7 @@ def study_cells(config: FinetuneConfig) -> list[Cell]:
     for name in config.targets or config.properties:
         for fold in range(config.num_folds):
             cells += [Cell(NETWORK, name, fold, seed, config.protocol) for seed in config.seeds]
-            # Nothing of a baseline is chosen on any fold, so its row is strict under any protocol.
+            # No baseline chooses anything on a test fold: its row is strict under any protocol.
             cells += [Cell(model, name, fold, 0, "strict") for model in config.baselines]
     return cells
 
@@ -79,8 +80,21 @@ def _run_baseline(study: Study, cell: Cell) -> FoldResult:
     rows, folds = study.rows[cell.property], study.folds[cell.property]
     started = time.monotonic()
     train, test = np.flatnonzero(folds != cell.fold), np.flatnonzero(folds == cell.fold)
+    epoch = 0
     with one_thread():
-        if cell.model == GP_TREES:
+        if cell.model == CHEMPROP:
+            # An optional package, and one that takes seconds to import.
+            from mips_dist.train.chemprop_baseline import fit_predict_chemprop
+
+            fraction = study.config.inner_fraction
+            inner = inner_polymers(rows.sample[train], fraction, cell.seed, cell.fold)
+            is_watched = np.isin(rows.sample[train], inner)
+            train, watched = train[~is_watched], train[is_watched]
+            units = [study.block.psmiles[i] for i in rows.sample]
+            prediction, epoch = fit_predict_chemprop(
+                units, rows.value, train, watched, test, cell.seed
+            )
+        elif cell.model == GP_TREES:
             prediction = _chain_prediction(study, cell, train, test)
         else:
             polymers, index = np.unique(rows.sample, return_inverse=True)
@@ -88,7 +102,7 @@ def _run_baseline(study: Study, cell: Cell) -> FoldResult:
             prediction = fit_predict(
                 cell.model, features[train], rows.value[train], features[test], cell.seed
             )
-    return _scored(study, cell, prediction, len(train), time.monotonic() - started)
+    return _scored(study, cell, prediction, len(train), time.monotonic() - started, epoch)
 
 
 def _chain_prediction(study: Study, cell: Cell, train: Indices, test: Indices) -> Values:
@@ -101,7 +115,12 @@ def _chain_prediction(study: Study, cell: Cell, train: Indices, test: Indices) -
 
 
 def _scored(
-    study: Study, cell: Cell, prediction: Values, num_train: int, seconds: float
+    study: Study,
+    cell: Cell,
+    prediction: Values,
+    num_train: int,
+    seconds: float,
+    epoch: int = 0,
 ) -> FoldResult:
     rows = study.rows[cell.property]
     test = np.flatnonzero(study.folds[cell.property] == cell.fold)
@@ -112,6 +131,7 @@ def _scored(
         seed=cell.seed,
         protocol=cell.protocol,
         unit=rows.unit,
+        epoch=epoch,
         num_train=num_train,
         seconds=seconds,
         row=rows.row[test].tolist(),

@@ -58,8 +58,8 @@ class FinetuneConfig(FoldConfig):
     shards
         Finished shards that hold these polymers; default: made in run_dir/shards.
     baselines
-        Run on the same folds: mean, boosting, gp-trees. With gp-trees, and under `strict`, there is
-        also the row mips-ensemble: its mean with the network.
+        Run on the same folds: mean, boosting, gp-trees, chemprop (if installed). With gp-trees, and
+        under `strict`, there is also the row mips-ensemble: its mean with the network.
     joint
         Train one network for all properties, with a last layer for each, instead of one network
         for each property. The polymers of a test fold are banned from all of them.
