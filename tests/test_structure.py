@@ -33,7 +33,7 @@ FORBIDDEN = {
     "preprocess": {"torch", "deepspeed", "mips_dist.model", "mips_dist.train"},
 }
 # `mips finetune` is another front of the same study; it takes its function from the entry file.
-FRONTS = {("mips_dist.cli", "mips_dist.finetune")}
+FRONTS = {("mips_dist.cli.train", "mips_dist.finetune")}
 NOBODY_IMPORTS = {"preprocess", "mips_dist.pretrain", "mips_dist.finetune", "mips_dist.cli"}
 
 
