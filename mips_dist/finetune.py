@@ -4,6 +4,7 @@ Run it by path, ``python mips_dist/finetune.py run_dir=DIR ...``; ``--help`` lis
 ledger in the run folder decides what is done; Ray's own state is thrown away.
 """
 
+import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from mips_dist.config import run, save_resolved
 from mips_dist.errors import MipsError
+from mips_dist.model.bundle import METRICS
 from mips_dist.train.ablation import (
     ablation_rows,
     ablation_table,
@@ -20,11 +22,13 @@ from mips_dist.train.ablation import (
     run_configs,
     write_ablation,
 )
+from mips_dist.train.baselines import check_installed
 from mips_dist.train.board import Board
 from mips_dist.train.cells import (
     best_model,
     ensemble_results,
     has_model,
+    held_out_predictions,
     model_dir,
     study_cells,
     trainings,
@@ -65,6 +69,7 @@ def main(config: FinetuneConfig) -> int:
 
 def _study(config: FinetuneConfig, console: Console) -> list[Summary]:
     """Run or continue one study, or the sweep in its place; return its summaries."""
+    check_installed(config.baselines)
     sets, rejects = read_sets(config)
     run_dir = Path(config.run_dir)
     open_run_dir(run_dir)
@@ -128,6 +133,7 @@ def _run(study: Study, run_dir: Path, ledger: Ledger, console: Console) -> list[
             study, [{"cells": [list(c) for c in group]} for group in todo], board, keep
         )
         summaries = _summaries(study, ledger)
+        console.print(render(summaries, study.num_polymers()))
         # What a network makes of permuted labels is good for nothing.
         if config.save_model and config.permute_labels is None:
             jobs = _model_jobs(study, run_dir, ledger, summaries)
@@ -173,7 +179,13 @@ def _model_jobs(study: Study, run_dir: Path, ledger: Ledger, summaries: list[Sum
         found = {(s.property, s.model, s.protocol): asdict(s) for s in summaries}
         networks = [[c for c in own if c[:2] == (NETWORK, name)] for name in group]
         epochs = [[ledger.results[cell].epoch for cell in cells] for cells in networks]
-        jobs.append({"summaries": [found[row] for row in rows], "epochs": epochs})
+        jobs.append(
+            {
+                "summaries": [found[row] for row in rows],
+                "epochs": epochs,
+                "held_out": [held_out_predictions(study, ledger.results, name) for name in group],
+            }
+        )
     return jobs
 
 
@@ -192,7 +204,6 @@ def _report(
         "failures": failures,
     }
     write_json(summaries, about, run_dir / "results.json")
-    console.print(render(summaries, study.num_polymers()))
     num_rejects = len((run_dir / REJECTS_FILE).read_text(encoding="utf-8").splitlines()) - 1
     if num_rejects:
         console.print(f"{num_rejects} rows could not be used: see {run_dir / REJECTS_FILE}")
@@ -201,7 +212,10 @@ def _report(
     console.print(f"all of it on one page: mips report {run_dir}")
     for prop in study.properties:
         if has_model(study.config, run_dir, prop.name):
-            console.print(f"model of {prop.name}: {model_dir(run_dir, prop.name)}")
+            folder = model_dir(run_dir, prop.name)
+            metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+            covered = f"90 % intervals hold {100 * metrics['coverage_90']:.1f} % of held-out rows"
+            console.print(f"model of {prop.name}: {folder} ({covered})")
     if failures:
         name, reason = next(iter(failures.items()))
         raise MipsError(

@@ -54,13 +54,15 @@ class FinetuneConfig(FoldConfig):
         Folder of the eight sets; default $MIPS_DATA/benchmark.
     input, targets, units
         A csv of one's own instead: its path, label columns, and their units (none or all).
+    psmiles_column
+        Of that csv; None: psmiles, else smiles.
     properties
         Which of the eight sets to run; the folds are always over all eight.
     shards
         Finished shards that hold these polymers; default: made in run_dir/shards.
     baselines
-        Run on the same folds: mean, boosting, gp-trees. With gp-trees, and under `strict`, there is
-        also the row mips-ensemble: its mean with the network.
+        Run on the same folds: mean, boosting, gp-trees, chemprop (if installed). With gp-trees, and
+        under `strict`, there is also the row mips-ensemble: its mean with the network.
     joint
         Train one network for all properties, with a last layer for each, instead of one network
         for each property. The polymers of a test fold are banned from all of them.
@@ -96,6 +98,7 @@ class FinetuneConfig(FoldConfig):
     input: str | None = None
     targets: list[str] = field(default_factory=list)
     units: list[str] = field(default_factory=list)
+    psmiles_column: str | None = None
     properties: list[str] = field(default_factory=lambda: list(BENCHMARK))
     shards: str | None = None
     baselines: list[str] = field(default_factory=lambda: ["mean", "boosting"])
@@ -219,7 +222,13 @@ def read_sets(config: FinetuneConfig) -> tuple[list[LabelledSet], list[Reject]]:
     if config.input is not None:
         units = config.units or [""] * len(config.targets)
         properties = [
-            Property(name=target, unit=unit, file=config.input, column=target)
+            Property(
+                name=target,
+                unit=unit,
+                file=config.input,
+                column=target,
+                psmiles_column=config.psmiles_column or "",
+            )
             for target, unit in zip(config.targets, units, strict=True)
         ]
     else:
@@ -236,7 +245,8 @@ def read_sets(config: FinetuneConfig) -> tuple[list[LabelledSet], list[Reject]]:
         name = labelled.property.name
         if found < needed:
             raise MipsError(
-                f"{name}: {found} polymers; num_folds={config.num_folds} needs {needed}"
+                f"{name}: {found} polymers; num_folds={config.num_folds} needs {needed}; "
+                "label more, or use a released model (mips predict -p NAME)"
             )
         if np.ptp(labelled.value) == 0:
             raise MipsError(f"{name}: all values are {labelled.value[0]:g}; nothing to learn")

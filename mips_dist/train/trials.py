@@ -321,7 +321,7 @@ def _trial(params: dict[str, Any], study: Study, run_dir: str) -> None:
     def work() -> dict[str, Any]:
         if "cells" not in job:
             summaries = [Summary(**summary) for summary in job["summaries"]]
-            train_models(study, Path(run_dir), summaries, job["epochs"])
+            train_models(study, Path(run_dir), summaries, job["epochs"], job["held_out"])
             return {"models": len(summaries)}
         results = run_cells(study, [Cell(*cell) for cell in job["cells"]], on_epoch)
         for result in results:

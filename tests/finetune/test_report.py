@@ -195,12 +195,12 @@ def test_the_command_gives_the_configuration(study):
     ("make", "says"),
     [
         (lambda d: None, "no folder"),
-        (lambda d: d.mkdir(), "is no fine-tuning study"),
-        (lambda d: (d / "checkpoints").mkdir(parents=True), "is a pre-training run"),
-        (lambda d: (d / "model").mkdir(parents=True), "is a pre-training run"),
+        (lambda d: d.mkdir(), "is no run of this library"),
+        (lambda d: (d / "model").mkdir(parents=True), "is no run of this library"),
+        (lambda d: (d / "checkpoints").mkdir(parents=True), "config.yaml cannot be read"),
     ],
 )
-def test_a_folder_that_is_no_study_is_one_line(tmp_path, make, says):
+def test_a_folder_that_is_no_run_is_one_line(tmp_path, make, says):
     make(tmp_path / "run")
     with pytest.raises(MipsError, match=says) as caught:
         write_report(tmp_path / "run", None, None)

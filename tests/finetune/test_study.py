@@ -114,12 +114,16 @@ def test_the_model_comes_from_the_cells_of_this_command_alone(config):
         for cell in study_cells(config):
             ledger.append(
                 FoldResult(
-                    **cell._asdict(), r2=r2, rmse=1.0, mae=1.0, unit="K", num_train=9, epoch=epoch
+                    **cell._asdict(),
+                    **{"r2": r2, "rmse": 1.0, "mae": 1.0, "unit": "K", "num_train": 9},
+                    epoch=epoch,
+                    prediction=[300.0] * int((study.folds[cell.property] == cell.fold).sum()),
                 )
             )
         jobs = _model_jobs(study, run_dir, ledger, _summaries(study, ledger))
         for job in jobs:
-            train_models(study, run_dir, [Summary(**s) for s in job["summaries"]], job["epochs"])
+            summaries = [Summary(**s) for s in job["summaries"]]
+            train_models(study, run_dir, summaries, job["epochs"], job["held_out"])
         return jobs
 
     def metrics() -> list:
