@@ -27,9 +27,8 @@ from mips_dist.data.properties import (
 )
 from mips_dist.data.schema import model_schema
 from mips_dist.errors import MipsError, UsageError
-from mips_dist.model.released import released_models
 from mips_dist.train.baselines import BASELINES
-from mips_dist.train.fold_config import FoldConfig, PropertyRows, load_pretrained
+from mips_dist.train.fold_config import FoldConfig, PropertyRows, load_pretrained, pretrained_anywhere
 from mips_dist.train.results import GP_TREES
 from mips_dist.train.study_chains import StudyChains, load_chains
 from mips_dist.train.study_features import read_features
@@ -304,11 +303,8 @@ def load_study(config: FinetuneConfig, sets: list[LabelledSet], rejects: list[Re
         )
         kept_folds[name] = fold[has]
     _write_rejects(rejects, run_dir / REJECTS_FILE)
-    if config.pretrained is not None and config.pretrained not in released_models():
-        # Trials on other hosts have another working directory.
-        config = replace(config, pretrained=str(Path(config.pretrained).resolve()))
     return Study(
-        config=config,
+        config=replace(config, pretrained=pretrained_anywhere(config)),
         properties=[labelled.property for labelled, _ in chosen.values()],
         rows=rows,
         folds=kept_folds,

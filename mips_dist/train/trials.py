@@ -153,15 +153,16 @@ class RayTrials:
             shutil.rmtree(link.readlink(), ignore_errors=True)
             link.unlink()
         if address:
-            self._temporary = str((self._run_dir / SHARED_FOLDER).resolve())
-            Path(self._temporary).mkdir(exist_ok=True)
+            folder = str((self._run_dir / SHARED_FOLDER).resolve())
+            Path(folder).mkdir(exist_ok=True)
         else:
-            self._temporary = tempfile.mkdtemp(prefix="mips-")
-        link.symlink_to(self._temporary)
+            folder = tempfile.mkdtemp(prefix="mips-")
+        self._temporary = folder
+        link.symlink_to(folder)
         if address:
-            self._join_cluster(address)
+            self._join_cluster(address, folder)
         else:
-            self._start_here(self._temporary)
+            self._start_here(folder)
         shares = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         for key, share in (
             ("CPU", self._config.cpus_per_trial),
@@ -199,7 +200,7 @@ class RayTrials:
                         "busy? The same command continues"
                     ) from error
 
-    def _join_cluster(self, address: str) -> None:
+    def _join_cluster(self, address: str, folder: str) -> None:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -218,7 +219,7 @@ class RayTrials:
             if not node["Alive"]:
                 continue
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            found = sees.options(scheduling_strategy=there).remote(self._temporary)
+            found = sees.options(scheduling_strategy=there).remote(folder)
             try:
                 is_shared = ray.get(found, timeout=SECONDS_TO_ANSWER)
             except ray.exceptions.RayError:  # lost meanwhile; trials go elsewhere
