@@ -98,7 +98,7 @@ class PropertyRows:
     value: Values
 
 
-def pretrained_anywhere(config: FoldConfig) -> str | None:
+def pretrained_path(config: FoldConfig) -> str | None:
     """Return `pretrained` as it holds in any working directory: trials may run on other hosts."""
     if config.pretrained is None or config.pretrained in released_models():
         return config.pretrained
