@@ -119,7 +119,9 @@ class Hosts:
         init = int(children.read_text())
         (state / "pids").write_text(f"{init} {holder.pid}")
         cable = self._cable(name)
-        _do(*f"ip link add {cable} type veth peer name eth0 netns {init}".split())
+        # As of real hosts: others remember it over a restart.
+        mac = f"02:6d:70:00:{self.subnet:02x}:{int(name[1:]):02x}"
+        _do(*f"ip link add {cable} type veth peer name eth0 address {mac} netns {init}".split())
         _do("ip", "link", "set", cable, "master", self.bridge, "up")
         for line in (
             "link set lo up",

@@ -37,6 +37,7 @@ NEEDED = {
 }
 CPUS = 2
 SECONDS_TO_START = 60.0  # of Slurm
+SECONDS_TO_SETTLE = 15.0  # of a node that came back
 LONGEST_JOB = 900.0  # seconds
 CORPUS = [
     "*" + "C" * carbons + middle + "*" for carbons in range(1, 61) for middle in ("O", "N", "S", "")
@@ -291,6 +292,9 @@ class Drill:
         )
         self.slurm.hosts.boot(lost)
         self.slurm.start_node(lost)
+        # Slurm holds the job for two minutes. Cut to nothing, it starts on a node whose old job is
+        # not yet cleared away, and srun then waits for ever.
+        time.sleep(SECONDS_TO_SETTLE)
         self.wait_for_steps(number)
         grown = "later" if self._newest() > kept else "earlier"
         self.row(
