@@ -91,31 +91,40 @@ def run(
     )
 
 
-def test_a_study_on_a_cluster_is_that_of_one_machine(cluster, tmp_path):
-    done = run(["run_dir=there"], cluster, tmp_path)
+@pytest.fixture(scope="module")
+def here(cluster: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same study on a Ray of its own."""
+    environment = {name: value for name, value in cluster.items() if name != "RAY_ADDRESS"}
+    folder = tmp_path_factory.mktemp("here")
+    done = run(["run_dir=run"], environment, folder)
     assert done.returncode == 0, done.stderr
-    here = {name: value for name, value in cluster.items() if name != "RAY_ADDRESS"}
-    done = run(["run_dir=here", "shards=there/shards"], here, tmp_path)
+    return folder / "run"
+
+
+def test_a_study_on_a_cluster_is_that_of_one_machine(cluster, here, tmp_path):
+    done = run(["run_dir=run", f"shards={here / 'shards'}"], cluster, tmp_path)
     assert done.returncode == 0, done.stderr
     for name in ("results.csv", "models/tg_K/weights.safetensors"):
-        assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+        assert (tmp_path / "run" / name).read_bytes() == (here / name).read_bytes()
     # Nothing of Ray is left in the folder.
-    assert not {".ray", ".tune"} & {path.name for path in (tmp_path / "there").iterdir()}
+    assert not {".ray", ".tune"} & {path.name for path in (tmp_path / "run").iterdir()}
 
 
-def test_another_token_is_one_line(cluster, tmp_path):
-    other = tmp_path / "token"
-    other.write_text("6" * 64)
-    done = run(["run_dir=run"], cluster | {"RAY_AUTH_TOKEN_PATH": str(other)}, tmp_path)
+def test_another_token_is_one_line(cluster, here, tmp_path):
+    token = tmp_path / "token"
+    token.write_text("6" * 64)
+    other = cluster | {"RAY_AUTH_TOKEN_PATH": str(token)}
+    done = run(["run_dir=run", f"shards={here / 'shards'}"], other, tmp_path)
     assert done.returncode == 1
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert "no Ray at RAY_ADDRESS=127.0.0.1:" in line
-    assert "look at the address, at the token" in line
+    last = done.stderr.splitlines()[-1]  # after what Ray says
+    assert last.startswith("error: no Ray at RAY_ADDRESS=127.0.0.1:"), done.stderr
+    assert "look at the address, at the token" in last
     assert TOKEN not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_share_that_no_node_has_is_one_line(cluster, tmp_path):
-    done = run(["run_dir=run", "cpus_per_trial=3"], cluster, tmp_path)
+def test_a_share_that_no_node_has_is_one_line(cluster, here, tmp_path):
+    words = ["run_dir=run", f"shards={here / 'shards'}", "cpus_per_trial=3"]
+    done = run(words, cluster, tmp_path)
     assert done.returncode == 1
     assert "cpus_per_trial=3, but Ray sees 2 CPUs on its largest node" in done.stderr
