@@ -87,7 +87,7 @@ def run(
     words: list[str], environment: dict[str, str], folder: Path
 ) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [*COMMAND, *words], env=environment, cwd=folder, capture_output=True, text=True, timeout=300
+        [*COMMAND, *words], env=environment, cwd=folder, capture_output=True, text=True, timeout=550
     )
 
 
