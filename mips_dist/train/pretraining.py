@@ -41,8 +41,8 @@ from mips_dist.train.zero import choose_stage
 
 # Small packs waste less on pairs of different polymers, large ones keep a GPU busy.
 _PACK_SIZE = {"cpu": 64, "cuda": 128}
-_MOST_LOADER_WORKERS = 12  # of a rank that has a GPU
-_HELD_BYTES = 4e9  # of polymers that the loader's processes share, some 3 kB each
+_MOST_LOADER_WORKERS = 8  # of a rank that has a GPU
+_HELD_BYTES = 4e9  # of polymers that the loader's processes share, some 2 kB each
 _STEPS_FOR_SHAPE = 8  # steps whose batches show how large those to come will be
 
 
