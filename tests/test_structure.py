@@ -25,6 +25,13 @@ FORBIDDEN = {
     "mips_dist.train.trials": {"deepspeed", "hydra"},
     "mips_dist.page": {"torch", "ray", "deepspeed", "hydra", "rdkit", "mips_dist.data"},
     "mips_dist.train.sweep": {"deepspeed", "hydra"},
+    "mips_dist.serve": {"deepspeed", "hydra", "mips_dist.train"},
+    **{
+        f"mips_dist.serve.{name}": {"torch", "rdkit", "ray", "mips_dist.use", "mips_dist.model"}
+        for name in ("api", "engine", "guard")
+    },
+    "mips_dist.serve.worker": {"ray", "fastapi", "starlette"},
+    "mips_dist.serve.pictures": {"ray", "torch"},
     "mips_dist.use": {"ray", "deepspeed", "mips_dist.train"},
     "mips_dist.use.report": {"ray", "deepspeed", "hydra"},  # it reads what training wrote
     "mips_dist.pretrain": {"ray", "deepspeed"},
