@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Protocol
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from mips_dist.serve.guard import Guard
@@ -20,6 +20,7 @@ MAX_CHARACTERS = 20_000  # of a P-SMILES in an address; in a body a longer one c
 
 PAGE = {
     "/": ("index.html", "text/html; charset=utf-8"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
     "/table.js": ("table.js", "text/javascript; charset=utf-8"),
@@ -44,6 +45,14 @@ class PredictRequest(BaseModel):
         list[str] | None,
         Field(min_length=1, description="of those that /models lists; left out: all of them"),
     ] = None
+
+    @field_validator("psmiles")
+    @classmethod
+    def _is_text(cls, texts: list[str]) -> list[str]:
+        for row, text in enumerate(texts):
+            if any("\ud800" <= c <= "\udfff" for c in text):  # JSON has them, UTF-8 has not
+                raise ValueError(f"row {row} holds half of a character")
+        return texts
 
 
 class Value(BaseModel):
@@ -156,9 +165,7 @@ def build_api(
         summary="Properties of polymers from P-SMILES",
         docs_url=None,
         redoc_url=None,
-        responses={
-            code: {"model": Problem} for code in (400, 408, 413, 415, 422, 503, 504)
-        },
+        responses={code: {"model": Problem} for code in (400, 408, 413, 415, 422, 503, 504)},
     )
     served = [card["property"] for card in models]
 

@@ -5,10 +5,11 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 from rich.console import Console
@@ -70,7 +71,13 @@ def run_server(directories: Sequence[Path], host: str, port: int, num_replicas: 
                 engine = Engine(places)
                 about = engine.about
                 engine.close()
-            with _ray(num_replicas, host, port, console):
+            stdout = sys.stdout
+            # Ray prints there what it thinks of processes that end, those that it ends itself too.
+            with (
+                open(os.devnull, "w") as nowhere,
+                redirect_stdout(nowhere),
+                _ray(num_replicas, host, port, console),
+            ):
                 with console.status(f"loading the models into {num_replicas} replicas"):
                     logs = LoggingConfig(enable_access_log=False, log_level="WARNING")
                     hosts = _LOCAL if is_local else ()
@@ -87,9 +94,9 @@ def run_server(directories: Sequence[Path], host: str, port: int, num_replicas: 
                         ) from error
                 names = ", ".join(card["property"] for card in about["models"])
                 shown = f"[{host}]" if ":" in host else host
-                print(f"serving {names} at http://{shown}:{port}/ (Ctrl-C stops)", flush=True)
+                line = f"serving {names} at http://{shown}:{port}/ (Ctrl-C stops)"
+                print(line, file=stdout, flush=True)
                 _wait(stop)
-                console.print("stopping")
         except KeyboardInterrupt:
             pass
     return 130
@@ -121,7 +128,9 @@ def _interruptible() -> Iterator[threading.Event]:
             stop.set()
             raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield stop
     finally:
@@ -152,8 +161,8 @@ def _ray(num_replicas: int, host: str, port: int, console: Console) -> Iterator[
         try:
             if ray.is_initialized():
                 serve.shutdown()
-        finally:
             ray.shutdown()
+        finally:
             shutil.rmtree(temporary, ignore_errors=True)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 

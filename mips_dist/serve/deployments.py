@@ -12,7 +12,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from ray import serve
+from ray._common.tls_utils import add_port_to_grpc_server
 from ray.exceptions import RayActorError
+from ray.serve._private import replica
 from ray.serve.exceptions import (
     BackPressureError,
     DeploymentUnavailableError,
@@ -51,10 +53,13 @@ class Models:
     """A replica: models in memory, one polymer after another."""
 
     def __init__(self, directories: list[str]) -> None:
+        _bind_to_this_machine()
         self._engine = Engine(directories)
 
-    @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=BATCH_WAIT_SECONDS)
-    async def predict(
+    @serve.batch(  # type: ignore[arg-type]
+        max_batch_size=MAX_BATCH, batch_wait_timeout_s=BATCH_WAIT_SECONDS
+    )
+    async def predict(  # type: ignore[misc]
         self, texts: list[list[str]], properties: list[tuple[str, ...]]
     ) -> list[tuple[Rows, int]]:
         """Return the rows of each piece, and the number of polymers in the batch."""
@@ -89,15 +94,14 @@ class Front:
     def __init__(
         self, replicas: DeploymentHandle, about: dict[str, Any], hosts: Sequence[str]
     ) -> None:
+        _bind_to_this_machine()
         self._replicas, self._about, self._hosts = replicas, about, hosts
 
-    def __serve_build_asgi_app__(self) -> Any:  # noqa: PLW3201 (Ray's name)
+    def __serve_build_asgi_app__(self) -> Any:
         """Return what answers requests."""
         return build_api(self, self._about["models"], self._about["pictures"], self._hosts)
 
-    async def predict(
-        self, texts: Sequence[str], properties: tuple[str, ...]
-    ) -> tuple[Rows, int]:
+    async def predict(self, texts: Sequence[str], properties: tuple[str, ...]) -> tuple[Rows, int]:
         """See `mips_dist.serve.api.Backend`.
 
         The first piece decides whether a request is taken on; the others of one that is wait.
@@ -130,6 +134,17 @@ class Front:
         return True
 
 
+def _bind_to_this_machine() -> None:
+    """Have this replica listen on 127.0.0.1 only.
+
+    When its class is made, a replica opens a port on all addresses for calls of other deployments,
+    asks nobody who they are, and unpickles what comes. Ray 2.60 has no setting for the address.
+    """
+    replica.add_port_to_grpc_server = lambda server, _: add_port_to_grpc_server(
+        server, "127.0.0.1:0"
+    )
+
+
 async def _ask(send: Callable[[], Awaitable[Any]], is_taken_on: bool = False) -> Any:
     """Ask a replica, and another one where it dies: an answer depends on the question alone.
 
@@ -160,4 +175,4 @@ def application(
 ) -> serve.Application:
     """Return the whole application, for `ray.serve.run`."""
     replicas = Models.options(num_replicas=num_replicas).bind(directories)  # type: ignore[attr-defined]
-    return Front.bind(replicas, about, hosts)  # type: ignore[attr-defined, no-any-return]
+    return Front.bind(replicas, about, hosts)  # type: ignore[attr-defined]

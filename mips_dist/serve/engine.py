@@ -57,9 +57,7 @@ class Engine:
         What `mips_dist.use.predictor.Predictor.open` says of the directories.
     """
 
-    def __init__(
-        self, directories: Sequence[str], seconds: float = SECONDS_PER_POLYMER
-    ) -> None:
+    def __init__(self, directories: Sequence[str], seconds: float = SECONDS_PER_POLYMER) -> None:
         self._directories, self._seconds = list(directories), seconds
         self._lock = threading.Lock()
         self._condemned: dict[str, str] = {}
@@ -113,6 +111,9 @@ class Engine:
                             f"the process of the models was killed {kills} times from outside; "
                             "is the machine short of memory?"
                         )
+                    # From the start: what was asked may still lie in the pipe.
+                    self.close()
+                    self._start()
                     continue
                 crashes += 1
                 # A crash may come from what was done before; the second is in a fresh process.
@@ -127,8 +128,6 @@ class Engine:
             self._connection.send((self._seconds, work.task, (work.text, work.argument)))
             answer: tuple[str, Any] = self._connection.recv()
         except (EOFError, OSError):
-            self.close()
-            self._start()
             return "ended", -signal.SIGKILL
         return answer
 

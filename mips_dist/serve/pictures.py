@@ -48,6 +48,7 @@ def draw_unit(canonical: str) -> str:
     drawer = rdMolDraw2D.MolDraw2DSVG(_WIDTH, _HEIGHT)
     options: Any = drawer.drawOptions()
     options.dummiesAreAttachments = True
+    options.useBWAtomPalette()  # yellow sulphur on white cannot be read
     options.maxFontSize = 16
     options.fixedBondLength = 25
     try:

@@ -94,8 +94,9 @@ def _description(name: str) -> str:
 def main() -> None:
     """Answer (seconds, task, arguments) by (word, value) until the other end closes.
 
-    The words: "ready" (once, with what there is: models, pictures) or "failed" (message, exit code);
-    then "done" (value), "error" (traceback), or "ended" (exit code of the fork, negative: signal).
+    The words: "ready" (once, with what there is: models, pictures) or "failed" (message, exit
+    code); then "done" (value), "error" (traceback), or "ended" (exit code of the fork; negative:
+    the signal that ended it).
     """
     descriptor, parent, *directories = sys.argv[1:]
     connection = Connection(int(descriptor))
