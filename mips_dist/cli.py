@@ -236,6 +236,8 @@ def serve(
         from mips_dist.errors import MipsError
         from mips_dist.model.released import property_model
 
+        names = properties or ([] if models else list(BENCHMARK))
+        directories = [*map(property_model, names), *(models or [])]
         try:
             from mips_dist.serve.app import run_server
         except ModuleNotFoundError as error:
@@ -244,8 +246,6 @@ def serve(
             raise MipsError(
                 "the server needs Ray Serve, which is not installed; pip install 'mips-dist[serve]'"
             ) from error
-        names = properties or ([] if models else list(BENCHMARK))
-        directories = [*map(property_model, names), *(models or [])]
         return run_server(directories, host, port, replicas)
 
     raise typer.Exit(guarded(work, debug))

@@ -57,4 +57,4 @@ def draw_unit(canonical: str) -> str:
         raise NoPicture(f"cannot be drawn: {str(error).splitlines()[0]}") from error
     drawer.FinishDrawing()
     svg: str = drawer.GetDrawingText()
-    return svg
+    return svg[svg.index("<svg") :]  # the header above it names an encoding that is not used

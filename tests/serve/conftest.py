@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +49,15 @@ class Server:
     def ask(
         self, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, str], str]:
-        """Return status, headers and text; `body` is JSON, or bytes as they are."""
+        """Return status, headers (small letters) and text; `body` is JSON, or bytes as they are."""
         data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         kind = {"Content-Type": "application/json"} if data is not None else {}
         request = urllib.request.Request(self.url + path, data, kind | (headers or {}))
         try:
             with urllib.request.urlopen(request, timeout=90) as answer:
-                return answer.status, dict(answer.headers), answer.read().decode()
+                return answer.status, lower(answer.headers), answer.read().decode()
         except urllib.error.HTTPError as error:
-            return error.code, dict(error.headers), error.read().decode()
+            return error.code, lower(error.headers), error.read().decode()
 
     def predict(self, texts: list[str], properties: list[str] | None = None) -> list[Any]:
         """Return the rows of a request that must succeed."""
@@ -68,6 +69,10 @@ class Server:
         """Return the processes of the replicas that hold models."""
         found = psutil.Process(self.process.pid).children(recursive=True)
         return [p for p in found if "ServeReplica:mips:models" in " ".join(p.cmdline())]
+
+
+def lower(headers: Message) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
 
 
 def free_port() -> int:

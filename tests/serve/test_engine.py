@@ -16,12 +16,14 @@ from tests.serve.poison.sitecustomize import CRASH, EAT, HANG
 BOTH = ("egc", "nc")
 
 
-@pytest.fixture
-def engine(model_dirs, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", f"{POISON}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    engine = Engine([str(path) for path in model_dirs], seconds=0.5)
-    yield engine
-    engine.close()
+@pytest.fixture(scope="module")
+def engine(model_dirs):
+    with pytest.MonkeyPatch.context() as patch:
+        path = f"{POISON}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+        patch.setenv("PYTHONPATH", path)
+        engine = Engine([str(path) for path in model_dirs], seconds=0.5)
+        yield engine
+        engine.close()
 
 
 def test_a_polymer_that_ends_its_process_costs_its_row_alone(engine, model_dirs):
@@ -48,9 +50,9 @@ def test_a_polymer_that_ends_its_process_costs_its_row_alone(engine, model_dirs)
 
 def test_a_process_killed_from_outside_is_held_against_no_polymer(engine):
     row = engine.predict("*CO*", BOTH)
-    zygote = psutil.Process(engine._process.pid)
-    zygote.children()[0].kill()
+    psutil.Process(engine._process.pid).children()[0].kill()
     assert engine.predict("*CO*", BOTH) == row
+    zygote = psutil.Process(engine._process.pid)
     children = zygote.children()
     zygote.kill()
     assert engine.predict("*CO*", ("nc",))["values"] == {"nc": row["values"]["nc"]}

@@ -44,7 +44,9 @@ def page(browser, server):
 
 
 def cells(page):
-    script = "[...document.querySelectorAll('#rows tr')].map(r => [...r.children].map(c => c.innerText))"
+    script = (
+        "[...document.querySelectorAll('#rows tr')].map(r => [...r.children].map(c => c.innerText))"
+    )
     return page.evaluate(script)
 
 
