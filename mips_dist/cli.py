@@ -40,8 +40,16 @@ def canonicalize(input: Input, output: Output, debug: Debug = False) -> None:
 
 @app.command()
 def predict(
-    input: Input,
-    output: Output,
+    input: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT", help="csv, csv.gz or parquet; - is a csv on stdin; or one P-SMILES"
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="csv, csv.gz or parquet; - is a csv on stdout"),
+    ] = None,
     properties: Annotated[
         list[str] | None,
         typer.Option("-p", "--property", help="egc, egb, eea, ei, xc, eps, nc or eat; repeatable"),
@@ -49,29 +57,111 @@ def predict(
     models: Annotated[
         list[Path] | None, typer.Option("-m", "--model", help="model directory; repeatable")
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, help="processes [the cores at hand, fewer for few rows]"),
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Predict properties for every polymer of a csv.
+    """Predict properties for every polymer of a table, or for one P-SMILES.
 
-    Every input column is kept; canonical, status (ok or rejected), reason, then
-    each prediction and its unit are added. Rows in = rows out, in order.
+    Every input column is kept; canonical, status (ok or rejected) and reason are
+    added, then for each property p: p, p_lower and p_upper (they hold the true
+    value of 9 in 10 polymers), p_distance (to the nearest training polymer, 0 to
+    1), p_in_domain and p_unit. Rows in = rows out, in order, numbered from 0.
 
     Properties (-p) are those of the eight benchmark sets, by the models that
     come with the library. Other models (-m) are directories that fine-tuning
     leaves.
 
+    Example: mips predict '*CC*' -p egc
+
     Example: mips predict polymers.csv -p egc -p nc -o predictions.csv
+
+    Example: cat polymers.csv | mips predict - -m MODEL_DIRECTORY -o - | less
     """
 
     def work() -> None:
-        from mips_dist.errors import UsageError
-        from mips_dist.model.released import property_model
-        from mips_dist.use.predict_file import predict_file
+        from mips_dist.use.predict_file import predict_given
 
-        directories = [*map(property_model, properties or []), *(models or [])]
-        if not directories:
-            raise UsageError("nothing to predict; give a property (-p) or a model directory (-m)")
-        predict_file(input, directories, output)
+        predict_given(input, [*(properties or []), *(models or [])], output, workers)
+
+    raise typer.Exit(guarded(work, debug))
+
+
+@app.command()
+def embed(
+    input: Annotated[
+        str,
+        typer.Argument(metavar="INPUT", help="table with a column psmiles, or one P-SMILES"),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help=".npz or .parquet to write")],
+    model: Annotated[
+        str, typer.Option("-m", "--model", help="a released model's name, or a model directory")
+    ] = "mips-small",
+    atoms: Annotated[bool, typer.Option("--atoms", help="vectors of the atoms, too")] = False,
+    debug: Debug = False,
+) -> None:
+    """Write the vector of every polymer, as a network sees it.
+
+    A vector is the mean over the atoms of the repeat unit after the last layer: what the head of a
+    property model reads. Any model will do, pre-trained or of a property. Beside it stand row,
+    canonical, status and reason, for every row of the input. A .parquet is written as it is
+    computed; a .npz (numpy, no pickle) is held in memory until it is complete.
+
+    Examples
+    --------
+    mips embed polymers.csv -o vectors.npz
+    mips embed '*CC(*)c1ccccc1' -m egc -o styrene.npz
+    mips embed polymers.csv -m runs/tg/models/tg --atoms -o vectors.parquet
+    """
+
+    def work() -> None:
+        from mips_dist.use.embed import embed_given
+
+        embed_given(input, model, output, atoms)
+
+    raise typer.Exit(guarded(work, debug))
+
+
+@app.command()
+def finetune(
+    input: Input,
+    targets: Annotated[
+        list[str], typer.Option("--target", help="column of labels; repeatable: a model for each")
+    ],
+    units: Annotated[
+        list[str] | None, typer.Option("--unit", help="unit of a target, in the same order")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="folder to write [default: runs/FILE-TARGET]"),
+    ] = None,
+    psmiles_column: Annotated[
+        str | None,
+        typer.Option("--psmiles-column", help="column of P-SMILES [default: psmiles or smiles]"),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Train a model of your own property, and say first how good it is.
+
+    Cross-validates five folds of polymers under the strict protocol, beside the mean and two tree
+    ensembles; then trains on all rows and writes a model for mips predict -m. Needs a csv with 20
+    labelled polymers or more; rows without a label are left out. Interrupt it when you like: the
+    same command continues. python mips_dist/finetune.py has every setting.
+
+    Examples
+    --------
+    mips finetune my.csv --target tg --unit K
+    mips finetune my.csv --target tg --unit K --target density --unit g/cm3 -o runs/mine
+    mips finetune my.csv --target tg --psmiles-column polymer
+    """
+
+    def work() -> None:
+        from mips_dist.finetune import main as run_study
+        from mips_dist.train.own_data import finetune_file
+
+        finetune_file(input, targets, units or [], output, psmiles_column, run_study)
 
     raise typer.Exit(guarded(work, debug))
 
@@ -151,7 +241,7 @@ def fragments(
 
 @app.command()
 def report(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="folder of a study")],
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="folder of a run")],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="page to write [RUN_DIR/report.html]")
     ] = None,
@@ -161,14 +251,22 @@ def report(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Make one page of a fine-tuning study: tables, plots, cost, and how it was made.
+    """Make one page of a run: curves, tables, plots, cost, and how it was made.
 
-    The page is one file that loads nothing, so it can be sent and kept. Parity plots and the error
-    against the distance to the training set need the labels: the folder of the eight sets or the
-    csv that the study used; without them the page says so. A study that is still running can be
-    looked at, too.
+    A run is a fine-tuning study, a sweep, an ablation, a pre-training run, or
+    the output of preprocessing (whose card.html is named or copied); its files
+    say which. The page is one file that loads nothing, so it can be sent and
+    kept. A run that is still at work can be looked at, too.
+
+    Parity plots of a study and its error against the distance to the training
+    set need the labels: the folder of the eight sets or the csv that it used;
+    without them the page says so.
 
     Example: mips report runs/finetune -o study.html
+
+    mips report runs/pretrain
+
+    mips report runs/finetune --data data/benchmark
     """
 
     def work() -> None:
@@ -181,22 +279,43 @@ def report(
 
 @app.command()
 def explain(
-    psmiles: Annotated[str, typer.Argument(metavar="PSMILES", help="one polymer, quoted")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="svg to write")],
+    what: Annotated[
+        str,
+        typer.Argument(metavar="PSMILES", help="one polymer, quoted; or a csv of polymers"),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="folder to write; svg for bands")],
+    properties: Annotated[
+        list[str] | None, typer.Option("-p", "--property", help="as in mips predict; repeatable")
+    ] = None,
+    models: Annotated[
+        list[Path] | None, typer.Option("-m", "--model", help="model directory; repeatable")
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Draw the bands and the density of states of a polymer's infinite chain.
+    """Say what each atom and fragment adds to a prediction; without a model, draw the bands.
 
-    Tight binding on the graph alone: all valence orbitals, and the pi bands by Hueckel; highest
-    filled and lowest empty level and the gap are marked. docs/science.md says what the model is.
+    With a property (-p) or a model (-m): Shapley values of the atoms of the
+    repeat unit, which sum with those of whole-chain features to the
+    prediction less a reference. The folder gets a picture (svg) for each
+    polymer and property, atoms.csv, fragments.csv and polymers.csv.
+    docs/explain.md says what they mean and what they do not.
 
-    Example: mips explain '*c1ccc(*)s1' -o polythiophene.svg
+    Without: band structure and density of states of the infinite chain, by
+    tight binding, as one svg.
+
+    Example: mips explain '*c1ccc(*)s1' -p egc -o thiophene
+
+    mips explain polymers.csv -p egc -m runs/mine/models/tg_K -o explained
+
+    mips explain '*c1ccc(*)s1' -o bands.svg
     """
 
     def work() -> None:
-        from mips_dist.use.explain import explain_file
+        from mips_dist.model.released import property_model
+        from mips_dist.use.explain.write import explain_polymers
 
-        explain_file(psmiles, output)
+        directories = [*map(property_model, properties or []), *(models or [])]
+        explain_polymers(what, directories, output)
 
     raise typer.Exit(guarded(work, debug))
 

@@ -4,6 +4,7 @@ Run it by path, ``python mips_dist/finetune.py run_dir=DIR ...``; ``--help`` lis
 ledger in the run folder decides what is done; Ray's own state is thrown away.
 """
 
+import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from mips_dist.config import run, save_resolved
 from mips_dist.errors import MipsError
+from mips_dist.model.bundle import METRICS
 from mips_dist.train.ablation import (
     ablation_rows,
     ablation_table,
@@ -20,13 +22,16 @@ from mips_dist.train.ablation import (
     run_configs,
     write_ablation,
 )
+from mips_dist.train.baselines import check_installed
 from mips_dist.train.board import Board
 from mips_dist.train.cells import (
     best_model,
     ensemble_results,
     has_model,
+    held_out_predictions,
     model_dir,
     study_cells,
+    trainings,
     write_curve,
 )
 from mips_dist.train.environment import record_environment
@@ -64,6 +69,7 @@ def main(config: FinetuneConfig) -> int:
 
 def _study(config: FinetuneConfig, console: Console) -> list[Summary]:
     """Run or continue one study, or the sweep in its place; return its summaries."""
+    check_installed(config.baselines)
     sets, rejects = read_sets(config)
     run_dir = Path(config.run_dir)
     open_run_dir(run_dir)
@@ -107,12 +113,13 @@ def _ablate(config: FinetuneConfig, console: Console) -> None:
 def _run(study: Study, run_dir: Path, ledger: Ledger, console: Console) -> list[Summary]:
     config = study.config
     cells = study_cells(config)
-    largest_first = sorted(cells, key=lambda cell: -_work(study, cell))
-    todo = [cell for cell in largest_first if cell not in ledger.results]
+    largest_first = sorted(trainings(config), key=lambda group: -_work(study, group))
+    todo = [group for group in largest_first if any(cell not in ledger.results for cell in group)]
+    num_missing = sum(cell not in ledger.results for cell in cells)
     console.print(
         f"{len(cells)} cells: {len(study.properties)} properties x {config.num_folds} folds x "
         f"({len(config.seeds)} seeds + {len(config.baselines)} baselines); "
-        f"{len(cells) - len(todo)} finished before; protocol {config.protocol}"
+        f"{len(cells) - num_missing} finished before; protocol {config.protocol}"
     )
     failures: dict[str, str] = {}
 
@@ -122,20 +129,23 @@ def _run(study: Study, run_dir: Path, ledger: Ledger, console: Console) -> list[
 
     board = Board(cells, (ledger.results[cell] for cell in cells if cell in ledger.results))
     with RayTrials(config, run_dir, console) as trials:
-        failures |= trials.run(study, [{"cell": list(cell)} for cell in todo], board, keep)
+        failures |= trials.run(
+            study, [{"cells": [list(c) for c in group]} for group in todo], board, keep
+        )
         summaries = _summaries(study, ledger)
+        console.print(render(summaries, study.num_polymers()))
         # What a network makes of permuted labels is good for nothing.
         if config.save_model and config.permute_labels is None:
             jobs = _model_jobs(study, run_dir, ledger, summaries)
-            board.expect_models(len(jobs))
+            board.expect_models(sum(len(job["summaries"]) for job in jobs))
             failures |= trials.run(study, jobs, board, lambda _: None)
     _report(study, run_dir, ledger, summaries, failures, console)
     return summaries
 
 
-def _work(study: Study, cell: Cell) -> float:
-    """Estimate the work of a cell: trees cost about as much as the network, a mean nothing."""
-    return 0.0 if cell.model == "mean" else float(len(study.rows[cell.property].row))
+def _work(study: Study, cells: list[Cell]) -> float:
+    """Estimate a training's work: trees cost about as much as the network, a mean nothing."""
+    return float(sum(len(study.rows[c.property].row) for c in cells if c.model != "mean"))
 
 
 def _summaries(study: Study, ledger: Ledger) -> list[Summary]:
@@ -156,18 +166,26 @@ def _shown(study: Study, ledger: Ledger) -> list[FoldResult]:
 
 def _model_jobs(study: Study, run_dir: Path, ledger: Ledger, summaries: list[Summary]) -> list[Job]:
     """Return the final trainings that are still to be done, of properties that have all folds."""
+    best = best_model(study.config)
+    members = [NETWORK, GP_TREES] if best == ENSEMBLE else [NETWORK]
     jobs: list[Job] = []
-    for prop in study.properties:
-        best = best_model(study.config)
-        members = [NETWORK, GP_TREES] if best == ENSEMBLE else [NETWORK]
-        own = [c for c in study_cells(study.config) if c.property == prop.name]
-        is_missing = any(c not in ledger.results for c in own if c.model in members)
-        if is_missing or has_model(study.config, run_dir, prop.name):
+    names = [prop.name for prop in study.properties]
+    for group in [names] if study.config.joint else [[name] for name in names]:
+        own = [c for c in study_cells(study.config) if c.property in group and c.model in members]
+        is_missing = any(cell not in ledger.results for cell in own)
+        if is_missing or all(has_model(study.config, run_dir, name) for name in group):
             continue
-        row = (prop.name, best, study.config.protocol)
-        summary = next(s for s in summaries if (s.property, s.model, s.protocol) == row)
-        epochs = [ledger.results[c].epoch for c in own if c.model == NETWORK]
-        jobs.append({"model": prop.name, "summary": asdict(summary), "epochs": epochs})
+        rows = [(name, best, study.config.protocol) for name in group]
+        found = {(s.property, s.model, s.protocol): asdict(s) for s in summaries}
+        networks = [[c for c in own if c[:2] == (NETWORK, name)] for name in group]
+        epochs = [[ledger.results[cell].epoch for cell in cells] for cells in networks]
+        jobs.append(
+            {
+                "summaries": [found[row] for row in rows],
+                "epochs": epochs,
+                "held_out": [held_out_predictions(study, ledger.results, name) for name in group],
+            }
+        )
     return jobs
 
 
@@ -186,7 +204,6 @@ def _report(
         "failures": failures,
     }
     write_json(summaries, about, run_dir / "results.json")
-    console.print(render(summaries, study.num_polymers()))
     num_rejects = len((run_dir / REJECTS_FILE).read_text(encoding="utf-8").splitlines()) - 1
     if num_rejects:
         console.print(f"{num_rejects} rows could not be used: see {run_dir / REJECTS_FILE}")
@@ -195,7 +212,10 @@ def _report(
     console.print(f"all of it on one page: mips report {run_dir}")
     for prop in study.properties:
         if has_model(study.config, run_dir, prop.name):
-            console.print(f"model of {prop.name}: {model_dir(run_dir, prop.name)}")
+            folder = model_dir(run_dir, prop.name)
+            metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+            covered = f"90 % intervals hold {100 * metrics['coverage_90']:.1f} % of held-out rows"
+            console.print(f"model of {prop.name}: {folder} ({covered})")
     if failures:
         name, reason = next(iter(failures.items()))
         raise MipsError(

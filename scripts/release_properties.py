@@ -48,6 +48,7 @@ def release(run_dir: Path, output: Path) -> None:
             trained_on=card.split("## Trained on\n")[1].split("\n")[0],
             scaler=bundle.scaler,
             partner=bundle.partner,
+            calibration=bundle.calibration,
         )
         size = sum(path.stat().st_size for path in (output / name).iterdir()) / 2**20
         print(f"{name}: {size:.2f} MiB, largest change by fp16 {change:.4f} SD")

@@ -58,7 +58,7 @@ def test_a_table_comes_back_with_its_columns_and_index(predictor: Predictor) -> 
     frame = predictor.predict(given).to_frame()
     assert list(frame.columns) == ["n", "PSMILES", *predictor.columns]
     pd.testing.assert_frame_equal(frame[["n", "PSMILES"]], given)
-    assert list(frame["reason"]) == ["", "empty: no P-SMILES", "same polymer as row 0"]
+    assert frame["reason"].str.partition(":")[0].tolist() == ["", "empty", "same polymer as row 0"]
     assert str(frame["tg"].dtype) == "float64"
     assert frame["tg"].notna().tolist() == [True, False, True]
     column = predictor.predict(given["PSMILES"]).to_frame()

@@ -42,11 +42,23 @@ def middle_unit(unit: RepeatUnit, radius: int) -> tuple[Chem.RWMol, list[int]]:
     -------
     The chain with its two outer stars, not sanitized, and the atoms of the middle unit, ascending.
     """
+    chain, origin, middle = long_chain(unit, radius)
+    size = unit.mol.GetNumAtoms()
+    return chain, [new for new, old in enumerate(origin) if old // size == middle]
+
+
+def long_chain(unit: RepeatUnit, radius: int) -> tuple[Chem.RWMol, list[int], int]:
+    """Write the chain of `middle_unit`.
+
+    Returns
+    -------
+    The chain, the place of each of its atoms in `mips_dist.chem.psmiles.repeat`, and which of its
+    units is the middle one.
+    """
     # An environment sees the degrees of atoms `radius` bonds away, so one more atom on each side.
     side = -(-(radius + 1) // len(backbone_path(unit)))
     chain, origin = oligomer(unit, 2 * side + 1)
-    size = unit.mol.GetNumAtoms()
-    return chain, [new for new, old in enumerate(origin) if old // size == side]
+    return chain, origin, side
 
 
 def distance_to_nearest(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
+from rdkit import Chem
 
 from mips_dist.chem.features import open_unit_features
 from mips_dist.chem.graph import PolymerGraph, backbone_atoms, bond_types, build_graphs
@@ -71,6 +72,37 @@ def build_star_graphs(
         )
         for text, unit, fields in zip(psmiles, units, pairs, strict=True)
     ]
+
+
+def substituted_molecule(psmiles: str) -> Chem.Mol:
+    """Return a unit as a molecule in which each star is the boundary atom at the other end.
+
+    This is ``substitute`` for models that read molecules. The copy has element, isotope and charge
+    of the boundary atom, and the star's bond of order 1, 2 or 3. That is its only neighbour, so it
+    is not aromatic and has no unpaired electron; hydrogens fill its valence:
+    ``*c1ccc(O*)cc1`` becomes ``Oc1ccc(OC)cc1``, ``*=CC=*`` becomes ``C=CC=C``, and of
+    ``*CC[N+](*)(C)C`` the left star becomes ``[NH3+]``.
+
+    Parameters
+    ----------
+    psmiles
+        Text of a polymer, any spelling; the molecule depends on it.
+
+    Raises
+    ------
+    InvalidPolymer
+        The text is no polymer.
+    """
+    unit = parse(psmiles)
+    mol = Chem.RWMol(unit.mol)
+    for star, other_end in zip(unit.stars, reversed(unit.ends), strict=True):
+        boundary = unit.mol.GetAtomWithIdx(other_end)
+        copy = Chem.Atom(boundary.GetAtomicNum())
+        copy.SetIsotope(boundary.GetIsotope())
+        copy.SetFormalCharge(boundary.GetFormalCharge())
+        mol.ReplaceAtom(star, copy)
+    Chem.SanitizeMol(mol)
+    return mol.GetMol()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from mips_dist.data.files import file_sha256, flush_to_disk
 from mips_dist.errors import MipsError
+from mips_dist.model.calibration import Calibration, load_calibration, save_calibration
 from mips_dist.model.card import card
 from mips_dist.model.chain_arrays import load_chain_model, save_chain_model
 from mips_dist.model.chain_model import ChainModel
@@ -24,11 +25,12 @@ MODEL_OF_KIND: dict[str, type[Model]] = {"pretrained": MaskedAtomModel, "propert
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"
 CHAIN = "chain_model.safetensors.gz"
+CALIBRATION = "calibration.safetensors.gz"
 SCALER = "scaler.json"
 METRICS = "metrics.json"
 CARD = "README.md"
 NOTES = "NOTES.md"  # written by hand, where the card cannot know
-FILES = frozenset({WEIGHTS, CHAIN, CONFIG, SCALER, METRICS, CARD, NOTES})
+FILES = frozenset({WEIGHTS, CHAIN, CALIBRATION, CONFIG, SCALER, METRICS, CARD, NOTES})
 FORMAT = 1  # raised when the files below change their meaning
 
 
@@ -77,6 +79,9 @@ class Bundle:
         How a pre-trained model was made, see `mips_dist.train.record`; None where nothing says so.
     partner
         Of a property model that is an ensemble.
+    calibration
+        Of a property model; None where it was made without cross-validation, or before there were
+        calibrations: its predictions come without intervals.
     """
 
     kind: Kind
@@ -86,6 +91,7 @@ class Bundle:
     metrics: dict[str, Any]
     training: dict[str, Any] | None
     partner: Partner | None
+    calibration: Calibration | None = None
 
 
 def save_bundle(
@@ -99,6 +105,7 @@ def save_bundle(
     training: Mapping[str, Any] | None = None,
     notes: str | None = None,
     partner: Partner | None = None,
+    calibration: Calibration | None = None,
 ) -> None:
     """Write a model directory, all of it or nothing.
 
@@ -124,6 +131,8 @@ def save_bundle(
         Markdown that stands beside the card.
     partner
         Of a property model that is an ensemble.
+    calibration
+        Of a property model.
     """
     is_property = isinstance(model, PropertyModel)
     assert is_property == (scaler is not None), "a property model, and no other, has a scaler"
@@ -150,11 +159,14 @@ def save_bundle(
             "network_share": partner.network_share,
             "chain_model_sha256": file_sha256(partial / CHAIN),
         }
+    if calibration is not None:
+        save_calibration(calibration, partial / CALIBRATION)
+        config["calibration"] = {"sha256": file_sha256(partial / CALIBRATION)}
     _write_json(partial / CONFIG, config)
     _write_json(partial / METRICS, dict(metrics))
     if scaler is not None:
         _write_json(partial / SCALER, dict(scaler))
-    has = {CHAIN: partner, SCALER: scaler, NOTES: notes}
+    has = {CHAIN: partner, CALIBRATION: calibration, SCALER: scaler, NOTES: notes}
     files = [WEIGHTS, CONFIG, METRICS, *(name for name, what in has.items() if what)]
     text = card(config, metrics, trained_on, scaler, weights, files)
     (partial / CARD).write_text(text, encoding="utf-8")
@@ -204,7 +216,9 @@ def load_bundle(directory: Path, expected_schema: Mapping[str, Any]) -> Bundle:
             "copy the whole directory again, or train again"
         ) from error
     ensemble = config.get("ensemble")
-    needed = [*_needed(kind), *([CHAIN] if ensemble else [])]
+    calibration = config.get("calibration")
+    also = {CHAIN: ensemble, CALIBRATION: calibration}
+    needed = [*_needed(kind), *(name for name, what in also.items() if what)]
     missing = [name for name in needed if not (directory / name).is_file()]
     if missing:
         raise MipsError(f"{directory} lacks {', '.join(missing)}; copy the whole directory again")
@@ -219,6 +233,7 @@ def load_bundle(directory: Path, expected_schema: Mapping[str, Any]) -> Bundle:
         metrics=_read_json(directory / METRICS),
         training=config.get("training"),
         partner=_load_partner(directory, ensemble) if ensemble else None,
+        calibration=_load_calibration(directory, calibration) if calibration else None,
     )
 
 
@@ -233,6 +248,15 @@ def _load_partner(directory: Path, ensemble: Mapping[str, Any]) -> Partner:
     return Partner(load_chain_model(directory / CHAIN), share)
 
 
+def _load_calibration(directory: Path, described: Any) -> Calibration:
+    if not isinstance(described, dict) or set(described) != {"sha256"}:
+        raise MipsError(
+            f"{directory / CONFIG} describes no calibration; copy the whole directory again"
+        )
+    _check_sha256(directory / CALIBRATION, described["sha256"])
+    return load_calibration(directory / CALIBRATION)
+
+
 def is_complete(directory: Path) -> bool:
     """Tell whether a model directory has all that it needs, with the weights that were saved."""
     try:
@@ -242,6 +266,8 @@ def is_complete(directory: Path) -> bool:
         sums = {WEIGHTS: config.get("weights_sha256")}
         if "ensemble" in config:
             sums[CHAIN] = config["ensemble"].get("chain_model_sha256")
+        if "calibration" in config:
+            sums[CALIBRATION] = config["calibration"].get("sha256")
         return all(file_sha256(directory / name) == sha256 for name, sha256 in sums.items())
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, MipsError):
         return False

@@ -37,7 +37,7 @@ def card(
     else:
         unit = f" in {scaler['unit']}" if scaler["unit"] not in ("", "1") else ""
         title = f"Predicts {scaler['property']}{unit} of polymers"
-        sections = _PROPERTY
+        sections = _property("calibration.safetensors.gz" in files)
     lines = [f"- {name}: {value}" for name, value in sorted(metrics.items())]
     text = [
         f"# {title}",
@@ -57,6 +57,7 @@ def card(
 
 _FILES = {
     "chain_model.safetensors.gz": " (the ensemble's second member)",
+    "calibration.safetensors.gz": " (for intervals and the distance to the training set)",
     "config.json": " (model, feature schema, sha256 of the weights)",
     "scaler.json": " (z * std + mean = physical value)",
     "NOTES.md": " (written by hand: data, machine, commands, what it is worth)",
@@ -67,12 +68,23 @@ _PARTNER = (
     "the infinite chain (`gp-trees`)."
 )
 
-_PROPERTY = {
-    "How to use": "    mips predict polymers.csv -m THIS_DIRECTORY -o predictions.csv",
-    "Limits": "Chains of one repeat unit with two attachment points; no tacticity, molar mass, "
-    "morphology or temperature. Polymers unlike those it was trained on get a number too, and "
-    "nothing here says how far off it is.",
-}
+
+def _property(is_calibrated: bool) -> dict[str, str]:
+    """Return the sections of a property model, by their headings."""
+    trust = (
+        "Each prediction comes with the interval that held 90 % of the polymers of "
+        "cross-validation, the distance to the nearest training polymer and whether 95 % of the "
+        "held-out polymers were as near. Polymers out of that domain get a number and an interval "
+        "too, and there the interval promises nothing."
+        if is_calibrated
+        else "Polymers unlike those it was trained on get a number too, and nothing here says how "
+        "far off it is."
+    )
+    return {
+        "How to use": "    mips predict polymers.csv -m THIS_DIRECTORY -o predictions.csv",
+        "Limits": "Chains of one repeat unit with two attachment points; no tacticity, molar mass, "
+        f"morphology or temperature. {trust}",
+    }
 
 
 def _pretrained(model: Mapping[str, Any], training: Mapping[str, Any] | None) -> dict[str, str]:

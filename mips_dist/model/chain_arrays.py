@@ -16,12 +16,12 @@ from mips_dist.chem.chain_features import NUM_BINS
 from mips_dist.errors import MipsError
 from mips_dist.model.chain_model import ChainModel
 from mips_dist.model.forest import Forest
-from mips_dist.model.kernel import Block, GaussianProcess
+from mips_dist.model.kernel import Block, Counts, GaussianProcess
 
 # A few hundred times the largest of the eight: a small file must not fill the memory.
 MAX_BYTES = 1 << 30
 
-_DAMAGE = (SafetensorError, KeyError, ValueError, IndexError, OSError, EOFError, zlib.error)
+DAMAGE = (SafetensorError, KeyError, ValueError, IndexError, OSError, EOFError, zlib.error)
 
 Arrays = dict[str, np.ndarray]
 
@@ -39,8 +39,7 @@ def save_chain_model(model: ChainModel, path: Path) -> None:
     arrays |= _process_arrays(model.process, "process.")
     if model.source is not None:
         arrays |= _process_arrays(model.source, "source.")
-    content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-    path.write_bytes(gzip.compress(content, mtime=0))
+    write_arrays(arrays, path)
 
 
 def load_chain_model(path: Path) -> ChainModel:
@@ -52,7 +51,7 @@ def load_chain_model(path: Path) -> ChainModel:
         It is damaged, or is no chain model.
     """
     try:
-        arrays = load(_unpacked(path))
+        arrays = read_arrays(path)
         return ChainModel(
             process=_process(arrays, "process."),
             forest=_forest(arrays),
@@ -60,24 +59,42 @@ def load_chain_model(path: Path) -> ChainModel:
             fill=arrays["fill"],
             source=_process(arrays, "source.") if "source.weights" in arrays else None,
         )
-    except (
-        SafetensorError,
-        KeyError,
-        ValueError,
-        IndexError,
-        OSError,
-        EOFError,
-        zlib.error,
-    ) as error:
+    except DAMAGE as error:
         raise MipsError(f"{path} is damaged; copy the whole directory again") from error
 
 
-def _unpacked(path: Path) -> bytes:
+def write_arrays(arrays: Arrays, path: Path) -> None:
+    """Write named arrays as a packed safetensors file; equal arrays give equal bytes."""
+    content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    path.write_bytes(gzip.compress(content, mtime=0))
+
+
+def read_arrays(path: Path) -> Arrays:
+    """Read what `write_arrays` wrote; raises one of `DAMAGE` where the file is none."""
     with gzip.open(path) as file:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise ValueError("unpacks to more than any model has")
-    return content
+    return load(content)
+
+
+def environment_arrays(environments: Counts) -> Arrays:
+    """Return (R, bins) counts of environments as places and values of those that are not 0."""
+    row, column = environments.nonzero()
+    return {
+        "environments.number": np.bincount(row, minlength=len(environments)).astype(np.int32),
+        "environments.bin": column.astype(np.int16),
+        "environments.count": environments[row, column],
+    }
+
+
+def environments_of(arrays: Arrays) -> Counts:
+    """Return the counts that `environment_arrays` took apart."""
+    number = arrays["environments.number"]
+    environments = np.zeros((len(number), NUM_BINS), np.uint8)
+    row = np.repeat(np.arange(len(number)), number)
+    environments[row, arrays["environments.bin"]] = arrays["environments.count"]
+    return environments
 
 
 def _forest(arrays: Arrays) -> Forest:
@@ -91,13 +108,10 @@ def _forest(arrays: Arrays) -> Forest:
 
 
 def _process_arrays(process: GaussianProcess, prefix: str) -> Arrays:
-    row, column = process.environments.nonzero()
     arrays: Arrays = {
         "scalars": np.array([getattr(process, name) for name in _SCALARS]),
         "weights": process.weights,
-        "environments.number": np.bincount(row, minlength=len(process.weights)).astype(np.int32),
-        "environments.bin": column.astype(np.int16),
-        "environments.count": process.environments[row, column],
+        **environment_arrays(process.environments),
     }
     for name, block in process.blocks.items():
         arrays |= {
@@ -117,10 +131,6 @@ def _process(arrays: Arrays, prefix: str) -> GaussianProcess:
         if name.startswith(prefix)
     }
     names = [name.split(".")[1] for name in own if name.endswith(".terms")]
-    number = own["environments.number"]
-    environments = np.zeros((len(number), NUM_BINS), np.uint8)
-    row = np.repeat(np.arange(len(number)), number)
-    environments[row, own["environments.bin"]] = own["environments.count"]
     blocks = {
         name: Block(
             own[f"blocks.{name}.columns"].astype(np.int64),
@@ -133,7 +143,7 @@ def _process(arrays: Arrays, prefix: str) -> GaussianProcess:
     return GaussianProcess(
         **dict(zip(_SCALARS, own["scalars"].tolist(), strict=True)),
         blocks=blocks,
-        environments=environments,
+        environments=environments_of(own),
         features={name: own[f"blocks.{name}.rows"] for name in names},
         weights=own["weights"],
     )

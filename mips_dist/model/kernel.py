@@ -64,14 +64,17 @@ class Block:
 
 def min_max_similarity(left: Counts, right: Counts) -> Values:
     """Return sum of minima over sum of maxima of counts, (G, R) for (G, bins) and (R, bins)."""
+    totals = left.sum(1, dtype=np.int64)[:, None] + right.sum(1, dtype=np.int64)[None, :]
+    # Of one polymer nearly all bins are empty.
+    used = left.any(0)
+    left, right = left[:, used], right[:, used]
     # min(a, b) is the number of thresholds t with a >= t and b >= t: products of bits.
     minima = np.zeros((len(left), len(right)))
-    for threshold in range(1, int(max(left.max(initial=0), right.max(initial=0))) + 1):
+    for threshold in range(1, int(min(left.max(initial=0), right.max(initial=0))) + 1):
         a, b = left >= threshold, right >= threshold
         columns = a.any(0) & b.any(0)
         if columns.any():
             minima += a[:, columns].astype(np.float32) @ b[:, columns].astype(np.float32).T
-    totals = left.sum(1, dtype=np.int64)[:, None] + right.sum(1, dtype=np.int64)[None, :]
     similarity: Values = minima / np.maximum(totals - minima, 1)
     return similarity
 

@@ -329,6 +329,15 @@ class PropertyModel(nn.Module):
             model.head.hidden.load_state_dict(pretrained.head.hidden.state_dict())
         return model
 
+    def of_target(self, target: int) -> "PropertyModel":
+        """Return a copy that predicts one of the properties alone."""
+        model = PropertyModel(self.config)
+        state = self.state_dict()
+        for name in ("head.output.weight", "head.output.bias"):
+            state[name] = state[name][target : target + 1]
+        model.load_state_dict(state)
+        return model.to(state["head.output.bias"].device).train(self.training)
+
     def encode(self, batch: PolymerBatch) -> Tensor:
         """Return the atom vectors (N, D)."""
         return self.encoder(batch)

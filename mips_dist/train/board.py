@@ -39,21 +39,20 @@ class Board:
         self._r2[result.cell()] = result.r2
 
     def show_epoch(self, job: dict[str, Any], epoch: int) -> None:
-        """Show how far the training of a cell is."""
-        self._epoch[Cell(*job["cell"])] = epoch
+        """Show how far a training is."""
+        self._epoch.update((Cell(*cell), epoch) for cell in job["cells"])
 
     def show_failure(self, job: dict[str, Any]) -> None:
-        """Show that a cell failed."""
-        if "cell" in job:
-            self._failed.add(Cell(*job["cell"]))
+        """Show that a training failed."""
+        self._failed.update(Cell(*cell) for cell in job.get("cells", ()))
 
     def expect_models(self, count: int) -> None:
         """Show that so many models are now trained on all rows."""
         self._models_done, self._models_wanted = 0, count
 
-    def show_model(self) -> None:
-        """Count a finished model."""
-        self._models_done += 1
+    def show_models(self, count: int) -> None:
+        """Count finished models."""
+        self._models_done += count
 
     def __rich__(self) -> Table:
         """Return the table as it stands."""

@@ -12,11 +12,15 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.tensorboard import SummaryWriter
 
-from mips_dist.model.bundle import METRICS, Partner, is_complete, save_bundle
+from mips_dist.chem.chain_features import Counts, chain_environments
+from mips_dist.model.bundle import CALIBRATION, METRICS, Partner, is_complete, save_bundle
 from mips_dist.threads import one_thread
 from mips_dist.train.baselines import baseline_features, fit_predict
-from mips_dist.train.finetuning import OnEpoch, finetune_all, finetune_fold
+from mips_dist.train.calibrate import HeldOut, calibrate
+from mips_dist.train.finetuning import finetune_all, finetune_jointly, inner_polymers
+from mips_dist.train.fitting import FittedModel, OnEpoch
 from mips_dist.train.results import (
+    CHEMPROP,
     ENSEMBLE,
     GP_TREES,
     NETWORK,
@@ -40,20 +44,59 @@ def study_cells(config: FinetuneConfig) -> list[Cell]:
     for name in config.targets or config.properties:
         for fold in range(config.num_folds):
             cells += [Cell(NETWORK, name, fold, seed, config.protocol) for seed in config.seeds]
-            # Nothing of a baseline is chosen on any fold, so its row is strict under any protocol.
+            # No baseline chooses anything on a test fold: its row is strict under any protocol.
             cells += [Cell(model, name, fold, 0, "strict") for model in config.baselines]
     return cells
 
 
-def run_cell(study: Study, cell: Cell, on_epoch: OnEpoch | None = None) -> FoldResult:
-    """Run one cell; a function of the study and the cell alone."""
+def trainings(config: FinetuneConfig) -> list[list[Cell]]:
+    """Return every cell, together with those that the same training gives.
+
+    With `joint`, the networks of all properties of a fold are one network.
+    """
+    groups: dict[Cell, list[Cell]] = {}
+    for cell in study_cells(config):
+        is_joint = config.joint and cell.model == NETWORK
+        groups.setdefault(cell._replace(property="") if is_joint else cell, []).append(cell)
+    return list(groups.values())
+
+
+def run_cells(study: Study, cells: list[Cell], on_epoch: OnEpoch | None = None) -> list[FoldResult]:
+    """Run one of the study's `trainings`; a function of the study and the cells alone."""
+    first = cells[0]
+    if first.model != NETWORK:
+        return [_run_baseline(study, cell) for cell in cells]
+    study = study.tuned([cell.property for cell in cells])
+    return finetune_jointly(
+        study.config,
+        study.block,
+        [study.rows[cell.property] for cell in cells],
+        [study.folds[cell.property] for cell in cells],
+        first.fold,
+        first.seed,
+        on_epoch,
+    )
+
+
+def _run_baseline(study: Study, cell: Cell) -> FoldResult:
     rows, folds = study.rows[cell.property], study.folds[cell.property]
-    if cell.model == NETWORK:
-        return finetune_fold(study.config, study.block, rows, folds, cell.fold, cell.seed, on_epoch)
     started = time.monotonic()
     train, test = np.flatnonzero(folds != cell.fold), np.flatnonzero(folds == cell.fold)
+    epoch = 0
     with one_thread():
-        if cell.model == GP_TREES:
+        if cell.model == CHEMPROP:
+            # An optional package, and one that takes seconds to import.
+            from mips_dist.train.chemprop_baseline import fit_predict_chemprop
+
+            fraction = study.config.inner_fraction
+            inner = inner_polymers(rows.sample[train], fraction, cell.seed, cell.fold)
+            is_watched = np.isin(rows.sample[train], inner)
+            train, watched = train[~is_watched], train[is_watched]
+            units = [study.block.psmiles[i] for i in rows.sample]
+            prediction, epoch = fit_predict_chemprop(
+                units, rows.value, train, watched, test, cell.seed
+            )
+        elif cell.model == GP_TREES:
             prediction = _chain_prediction(study, cell, train, test)
         else:
             polymers, index = np.unique(rows.sample, return_inverse=True)
@@ -61,7 +104,7 @@ def run_cell(study: Study, cell: Cell, on_epoch: OnEpoch | None = None) -> FoldR
             prediction = fit_predict(
                 cell.model, features[train], rows.value[train], features[test], cell.seed
             )
-    return _scored(study, cell, prediction, len(train), time.monotonic() - started)
+    return _scored(study, cell, prediction, len(train), time.monotonic() - started, epoch)
 
 
 def _chain_prediction(study: Study, cell: Cell, train: Indices, test: Indices) -> Values:
@@ -74,7 +117,12 @@ def _chain_prediction(study: Study, cell: Cell, train: Indices, test: Indices) -
 
 
 def _scored(
-    study: Study, cell: Cell, prediction: Values, num_train: int, seconds: float
+    study: Study,
+    cell: Cell,
+    prediction: Values,
+    num_train: int,
+    seconds: float,
+    epoch: int = 0,
 ) -> FoldResult:
     rows = study.rows[cell.property]
     test = np.flatnonzero(study.folds[cell.property] == cell.fold)
@@ -85,6 +133,7 @@ def _scored(
         seed=cell.seed,
         protocol=cell.protocol,
         unit=rows.unit,
+        epoch=epoch,
         num_train=num_train,
         seconds=seconds,
         row=rows.row[test].tolist(),
@@ -125,6 +174,32 @@ def ensemble_results(study: Study, results: Mapping[Cell, FoldResult]) -> list[F
     return found
 
 
+def held_out_predictions(
+    study: Study, results: Mapping[Cell, FoldResult], name: str
+) -> list[float]:
+    """Return what the models of cross-validation predict for each row of a property.
+
+    They are of the kind that `train_model` leaves, its ensemble or the mean network of all seeds,
+    and each is trained on the other folds. Under the protocol `paper` the test fold chose the
+    epoch, so their errors are too small.
+
+    Parameters
+    ----------
+    results
+        With all cells of the property.
+    """
+    folds = study.folds[name]
+    ensemble = {
+        r.fold: r.prediction for r in ensemble_results(study, results) if r.property == name
+    }
+    predictions = np.empty(len(folds))
+    for fold in range(study.config.num_folds):
+        cells = [Cell(NETWORK, name, fold, s, study.config.protocol) for s in study.config.seeds]
+        members = [ensemble[fold]] if ensemble else [results[cell].prediction for cell in cells]
+        predictions[folds == fold] = np.mean(members, axis=0)
+    return predictions.tolist()
+
+
 def write_curve(result: FoldResult, folder: Path) -> None:
     """Write the curve of one cell as TensorBoard events, in place of earlier ones of that cell."""
     if not result.curve:
@@ -153,7 +228,8 @@ def has_model(config: FinetuneConfig, run_dir: Path, name: str) -> bool:
     chosen another epoch and have other scores.
     """
     folder = model_dir(run_dir, name)
-    if not is_complete(folder):
+    # Those that were made before there were calibrations are made again.
+    if not is_complete(folder) or not (folder / CALIBRATION).is_file():
         return False
     metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
     return all(metrics.get(key) == value for key, value in _origin(config).items())
@@ -161,7 +237,9 @@ def has_model(config: FinetuneConfig, run_dir: Path, name: str) -> bool:
 
 def _origin(config: FinetuneConfig) -> dict[str, Any]:
     """Return which cells of a property choose the epoch of its model, as its metrics have it."""
+    joint = {"trained_jointly": config.targets or config.properties} if config.joint else {}
     return {
+        **joint,
         "model": best_model(config),
         "protocol": config.protocol,
         "folds": list(range(config.num_folds)),
@@ -169,22 +247,49 @@ def _origin(config: FinetuneConfig) -> dict[str, Any]:
     }
 
 
-def train_model(
-    study: Study, run_dir: Path, name: str, summary: Summary, epochs: list[int]
+def train_models(
+    study: Study,
+    run_dir: Path,
+    summaries: list[Summary],
+    epochs: list[list[int]],
+    held_out: list[list[float]],
 ) -> None:
-    """Train on all rows of a property and save the model.
+    """Train on all rows of one property, or of several jointly; save the model of each, calibrated.
 
     Parameters
     ----------
-    summary
-        Cross-validated scores of this command's cells, which become the metrics of the model.
+    summaries
+        Of each property: cross-validated scores of this command's cells, which become the metrics
+        of the model.
     epochs
-        Those that the same cells chose; their median is used.
+        Of each property: those that the same cells chose; their median is used.
+    held_out
+        Of each property: from `held_out_predictions`.
     """
+    names = [summary.property for summary in summaries]
+    study = study.tuned(names)
+    chosen = [max(1, round(statistics.median(own))) for own in epochs]
+    rows = [study.rows[name] for name in names]
+    fitted = finetune_all(study.config, study.block, rows, chosen, study.config.seeds[0])
+    for summary, model, predictions in zip(summaries, fitted, held_out, strict=True):
+        _save_model(study, run_dir, summary, model, np.array(predictions))
+
+
+def _save_model(
+    study: Study, run_dir: Path, summary: Summary, fitted: FittedModel, held_out: Values
+) -> None:
+    name = summary.property
     rows = study.rows[name]
-    num_epochs = max(1, round(statistics.median(epochs)))
-    fitted = finetune_all(study.config, study.block, rows, num_epochs, study.config.seeds[0])
-    num_polymers = len(np.unique(rows.sample))
+    polymers, first, index = np.unique(rows.sample, return_index=True, return_inverse=True)
+    calibration, coverage = calibrate(
+        HeldOut(
+            environments=_environments(study, polymers),
+            fold=study.folds[name][first],
+            polymer=index,
+            value=rows.value,
+            prediction=held_out,
+        )
+    )
     partner = None
     if best_model(study.config) == ENSEMBLE:
         assert study.chains is not None
@@ -199,10 +304,12 @@ def train_model(
         metrics={
             "cross_validated_r2": summary.r2,
             "cross_validated_rmse": summary.rmse,
-            "num_epochs": num_epochs,
+            "coverage_90": coverage.share,
+            "mean_width_90": coverage.mean_width,
+            "num_epochs": fitted.epoch,
             **_origin(study.config),
         },
-        trained_on=f"All {len(rows.row)} labelled rows ({num_polymers} polymers) of {name}; the "
+        trained_on=f"All {len(rows.row)} labelled rows ({len(polymers)} polymers) of {name}; the "
         "metrics are those of cross-validation, of models that did not see the rows they predict.",
         scaler={
             "property": name,
@@ -211,4 +318,12 @@ def train_model(
             "std": fitted.scaler.std,
         },
         partner=partner,
+        calibration=calibration,
     )
+
+
+def _environments(study: Study, polymers: Indices) -> Counts:
+    canonicals = [study.block.psmiles[i] for i in polymers]
+    if study.chains is None:
+        return chain_environments(canonicals)
+    return study.chains.features.environments[study.chains.places(canonicals)]

@@ -16,9 +16,11 @@ import numpy.typing as npt
 
 from mips_dist.errors import MipsError
 
-# Names in the tables: the network, the process and forest on features of the chain, their mean.
+# Names in the tables: the network, the process and forest on features of the chain, chemprop's
+# network on the star-substituted unit, the mean of the first two.
 NETWORK = "mips"
 GP_TREES = "gp-trees"
+CHEMPROP = "chemprop"
 ENSEMBLE = "mips-ensemble"
 
 Values = npt.NDArray[np.float64]

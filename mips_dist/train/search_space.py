@@ -89,6 +89,38 @@ class Tried:
         return "complete" if len(self.scores) == num_folds else "stopped"
 
 
+def read_tried(content: bytes, path: Path) -> dict[tuple[str, str], Tried]:
+    """Read the lines of a ledger that are whole: (property, `point_key`) -> point.
+
+    Raises
+    ------
+    MipsError
+        A line is damaged; ``path`` names the file.
+    """
+    tried: dict[tuple[str, str], Tried] = {}
+    whole = content[: content.rfind(b"\n") + 1]
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            _take(tried, json.loads(line))
+        except (ValueError, KeyError, TypeError) as error:
+            raise MipsError(
+                f"{path}, line {number}, is damaged; delete the line to have it done again"
+            ) from error
+    return tried
+
+
+def _take(tried: dict[tuple[str, str], Tried], line: dict[str, Any]) -> bool:
+    key = line["property"], point_key(line["values"])
+    point = tried.setdefault(key, Tried(property=key[0], values=line["values"]))
+    if point.failure or line["fold"] != len(point.scores):
+        return False  # told again by a trial that started again
+    if line["failure"]:
+        point.failure = line["failure"]
+    else:
+        point.scores.append(float(line["score"]))
+    return True
+
+
 class SearchLedger:
     """What was tried, one JSON object a line: property, values, fold, and score or failure."""
 
@@ -98,31 +130,14 @@ class SearchLedger:
         if not path.exists():
             return
         content = path.read_bytes()
-        complete = content[: content.rfind(b"\n") + 1]
-        if len(complete) < len(content):  # a driver was killed while it wrote
-            os.truncate(path, len(complete))
-        for number, line in enumerate(complete.splitlines(), start=1):
-            try:
-                self._take(json.loads(line))
-            except (ValueError, KeyError, TypeError) as error:
-                raise MipsError(
-                    f"{path}, line {number}, is damaged; delete the line to have it done again"
-                ) from error
-
-    def _take(self, line: dict[str, Any]) -> bool:
-        key = line["property"], point_key(line["values"])
-        tried = self.tried.setdefault(key, Tried(property=key[0], values=line["values"]))
-        if tried.failure or line["fold"] != len(tried.scores):
-            return False  # told again by a trial that started again
-        if line["failure"]:
-            tried.failure = line["failure"]
-        else:
-            tried.scores.append(float(line["score"]))
-        return True
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):  # a driver was killed while it wrote
+            os.truncate(path, whole)
+        self.tried = read_tried(content, path)
 
     def append(self, line: dict[str, Any]) -> bool:
         """Add what one fold of a point gave and return True; what is there already stays."""
-        if not self._take(line):
+        if not _take(self.tried, line):
             return False
         with open(self._path, "ab") as file:
             file.write(json.dumps(line).encode() + b"\n")

@@ -28,7 +28,7 @@ from mips_dist.data.properties import (
 from mips_dist.data.schema import model_schema
 from mips_dist.errors import MipsError, UsageError
 from mips_dist.train.baselines import BASELINES
-from mips_dist.train.finetuning import FoldConfig, PropertyRows, load_pretrained
+from mips_dist.train.fold_config import FoldConfig, PropertyRows, load_pretrained
 from mips_dist.train.results import GP_TREES
 from mips_dist.train.study_chains import StudyChains, load_chains
 from mips_dist.train.study_features import read_features
@@ -53,13 +53,18 @@ class FinetuneConfig(FoldConfig):
         Folder of the eight sets; default $MIPS_DATA/benchmark.
     input, targets, units
         A csv of one's own instead: its path, label columns, and their units (none or all).
+    psmiles_column
+        Of that csv; None: psmiles, else smiles.
     properties
         Which of the eight sets to run; the folds are always over all eight.
     shards
         Finished shards that hold these polymers; default: made in run_dir/shards.
     baselines
-        Run on the same folds: mean, boosting, gp-trees. With gp-trees, and under `strict`, there is
-        also the row mips-ensemble: its mean with the network.
+        Run on the same folds: mean, boosting, gp-trees, chemprop (if installed). With gp-trees, and
+        under `strict`, there is also the row mips-ensemble: its mean with the network.
+    joint
+        Train one network for all properties, with a last layer for each, instead of one network
+        for each property. The polymers of a test fold are banned from all of them.
     seeds
         Seeds of the network; each gives another initialisation, batch order and inner split.
     fold_seed
@@ -92,9 +97,11 @@ class FinetuneConfig(FoldConfig):
     input: str | None = None
     targets: list[str] = field(default_factory=list)
     units: list[str] = field(default_factory=list)
+    psmiles_column: str | None = None
     properties: list[str] = field(default_factory=lambda: list(BENCHMARK))
     shards: str | None = None
     baselines: list[str] = field(default_factory=lambda: ["mean", "boosting"])
+    joint: bool = False
     seeds: list[int] = field(default_factory=lambda: [0])
     num_folds: int = 5
     fold_seed: int = 1
@@ -153,6 +160,8 @@ class FinetuneConfig(FoldConfig):
         if self.search is not None:
             if self.search not in SEARCHES:
                 raise ValueError(f"search={self.search} must be one of {', '.join(SEARCHES)}")
+            if self.joint:
+                raise ValueError(f"search={self.search} needs joint=false, a network for each")
             if self.protocol != "strict":
                 raise ValueError(f"search={self.search} needs protocol=strict, with inner splits")
             if self.search_trials < 1 or self.search_seed < 0:
@@ -194,9 +203,12 @@ class Study:
     schema: dict[str, Any]
     chains: StudyChains | None = None
 
-    def tuned(self, name: str) -> "Study":
-        """Return the study with the values that a property's file has for its training."""
-        chosen = next((p.training for p in self.properties if p.name == name), {})
+    def tuned(self, names: list[str]) -> "Study":
+        """Return the study with the values that a property's file has for its training.
+
+        They are for a network of its own: of several properties, none holds.
+        """
+        chosen = next((p.training for p in self.properties if [p.name] == names), {})
         return replace(self, config=replaced(self.config, _not_given(chosen, self.config)))
 
     def num_polymers(self) -> dict[str, int]:
@@ -209,7 +221,13 @@ def read_sets(config: FinetuneConfig) -> tuple[list[LabelledSet], list[Reject]]:
     if config.input is not None:
         units = config.units or [""] * len(config.targets)
         properties = [
-            Property(name=target, unit=unit, file=config.input, column=target)
+            Property(
+                name=target,
+                unit=unit,
+                file=config.input,
+                column=target,
+                psmiles_column=config.psmiles_column or "",
+            )
             for target, unit in zip(config.targets, units, strict=True)
         ]
     else:
@@ -226,7 +244,8 @@ def read_sets(config: FinetuneConfig) -> tuple[list[LabelledSet], list[Reject]]:
         name = labelled.property.name
         if found < needed:
             raise MipsError(
-                f"{name}: {found} polymers; num_folds={config.num_folds} needs {needed}"
+                f"{name}: {found} polymers; num_folds={config.num_folds} needs {needed}; "
+                "label more, or use a released model (mips predict -p NAME)"
             )
         if np.ptp(labelled.value) == 0:
             raise MipsError(f"{name}: all values are {labelled.value[0]:g}; nothing to learn")
@@ -341,6 +360,8 @@ def _identity(config: FinetuneConfig, sets: list[LabelledSet], folds_sha256: str
     chosen = {s.property.name: _not_given(s.property.training, config) for s in sets}
     if any(chosen.values()):
         identity["training"] = {name: values for name, values in chosen.items() if values}
+    if config.joint:
+        identity["joint"] = config.targets or config.properties
     if config.star_strategy != "link":
         identity["star_strategy"] = config.star_strategy
     if config.permute_labels is not None:

@@ -179,7 +179,7 @@ def inner_score(study: Study, name: str, values: Values, fold: int) -> float:
 
     The labels of the test fold are not there to be scored.
     """
-    config = replaced(study.tuned(name).config, values)
+    config = replaced(study.tuned([name]).config, values)
     rows, folds = study.rows[name], study.folds[name]
     hidden = replace(rows, value=np.where(folds == fold, np.nan, rows.value))
     result = finetune_fold(config, study.block, hidden, folds, fold, config.seeds[0])

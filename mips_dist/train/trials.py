@@ -23,7 +23,7 @@ from rich.live import Live
 
 from mips_dist.errors import MipsError
 from mips_dist.train.board import Board
-from mips_dist.train.cells import run_cell, train_model
+from mips_dist.train.cells import run_cells, train_models
 from mips_dist.train.results import Cell, FoldResult
 from mips_dist.train.study import FinetuneConfig, Study
 from mips_dist.train.tables import Summary
@@ -186,7 +186,12 @@ class RayTrials:
 
 
 def _name(job: Job) -> str:
-    return f"model of {job['model']}" if "model" in job else str(Cell(*job["cell"]))
+    if "cells" not in job:
+        return f"model of {', '.join(summary['property'] for summary in job['summaries'])}"
+    cells = [Cell(*cell) for cell in job["cells"]]
+    if len(cells) == 1:
+        return str(cells[0])
+    return str(cells[0]._replace(property=", ".join(cell.property for cell in cells)))
 
 
 def _watch(board: Board, keep: Keep, console: Console) -> Any:
@@ -212,14 +217,15 @@ def _watch(board: Board, keep: Keep, console: Console) -> Any:
                 self.board.show_epoch(job, result["epoch"])
             elif "failure" in result:
                 self.fail(job, result["failure"])
-            elif "result" in result:
-                done = FoldResult(**json.loads(result["result"]))
-                self.keep(done)
-                self.board.show_result(done)
-                unit = f" {done.unit}" if done.unit not in ("", "1") else ""
-                self.say(f"{_name(job)}: R2 {done.r2:.3f}, RMSE {done.rmse:.3g}{unit}")
-            elif "model" in result:
-                self.board.show_model()
+            elif "results" in result:
+                for values in json.loads(result["results"]):
+                    done = FoldResult(**values)
+                    self.keep(done)
+                    self.board.show_result(done)
+                    unit = f" {done.unit}" if done.unit not in ("", "1") else ""
+                    self.say(f"{done.cell()}: R2 {done.r2:.3f}, RMSE {done.rmse:.3g}{unit}")
+            elif "models" in result:
+                self.board.show_models(result["models"])
                 self.say(f"{_name(job)}: done")
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
@@ -255,17 +261,17 @@ def _trial(params: dict[str, Any], study: Study, run_dir: str) -> None:
             tune.report({"epoch": epoch})
 
     def work() -> dict[str, Any]:
-        if "model" in job:
-            summary = Summary(**job["summary"])
-            train_model(
-                study.tuned(job["model"]), Path(run_dir), job["model"], summary, job["epochs"]
-            )
-            return {"model": job["model"]}
-        cell = Cell(*job["cell"])
-        result = run_cell(study.tuned(cell.property), cell, on_epoch)
-        if not math.isfinite(result.rmse):
-            raise MipsError(f"{cell}: a prediction is not finite; is a label out of all range?")
-        return {"result": json.dumps(asdict(result))}
+        if "cells" not in job:
+            summaries = [Summary(**summary) for summary in job["summaries"]]
+            train_models(study, Path(run_dir), summaries, job["epochs"], job["held_out"])
+            return {"models": len(summaries)}
+        results = run_cells(study, [Cell(*cell) for cell in job["cells"]], on_epoch)
+        for result in results:
+            if not math.isfinite(result.rmse):
+                raise MipsError(
+                    f"{result.cell()}: a prediction is not finite; is a label out of all range?"
+                )
+        return {"results": json.dumps([asdict(result) for result in results])}
 
     tune.report(result_or_failure(work))
 

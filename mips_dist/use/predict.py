@@ -1,49 +1,26 @@
 """Predict a property of one polymer, by itself, from its canonical spelling."""
 
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 
-from mips_dist.chem.chain_features import ChainFeatures, chain_features
+from mips_dist.chem.chain_features import (
+    ChainFeatures,
+    Counts,
+    chain_environments,
+    chain_features,
+)
 from mips_dist.chem.conformer import check_backend
 from mips_dist.chem.descriptors import descriptor_groups
+from mips_dist.chem.psmiles import in_words
 from mips_dist.chem.sample import content_for, featurize, featurize_each
 from mips_dist.data.batch import PolymerBatch, collate
 from mips_dist.data.block import stack
 from mips_dist.data.schema import known_schema
 from mips_dist.errors import MipsError
 from mips_dist.model.bundle import Bundle, TargetScaler, load_bundle
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A predicted value and what is known of its error.
-
-    Attributes
-    ----------
-    value
-        In `unit`.
-    lower, upper
-        The interval that holds the true value of nine in ten polymers, in `unit`; None where the
-        model has no calibration.
-    distance
-        To the nearest polymer that the model was trained on, from 0 (the same environments of
-        atoms) to 1 (none in common); None without calibration.
-    in_domain
-        Whether `distance` is one that 95 % of held-out polymers have from their training set; None
-        without calibration.
-    unit
-        Empty where the property has none.
-    """
-
-    value: float
-    lower: float | None
-    upper: float | None
-    distance: float | None
-    in_domain: bool | None
-    unit: str
+from mips_dist.use.prediction import Estimate
 
 
 def open_property_model(model_dir: Path) -> tuple[Bundle, TargetScaler]:
@@ -73,7 +50,11 @@ def estimate(bundle: Bundle, canonical: str) -> tuple[Estimate | None, str]:
     if value is None:
         return None, remark
     assert bundle.scaler is not None
-    return Estimate(value, None, None, None, None, bundle.scaler["unit"]), remark
+    unit = bundle.scaler["unit"]
+    if bundle.calibration is None:
+        return Estimate(value, None, None, None, None, unit), remark
+    found = bundle.calibration.reliability(_environments(canonical), value)
+    return Estimate(value, *found, unit), remark
 
 
 def predict_value(bundle: Bundle, canonical: str) -> tuple[float | None, str]:
@@ -99,7 +80,11 @@ def predict_value(bundle: Bundle, canonical: str) -> tuple[float | None, str]:
         z = bundle.model(batch).item()
     value = z * bundle.scaler["std"] + bundle.scaler["mean"]
     if bundle.partner is not None:
-        other = bundle.partner.model.predict(_chain(canonical)).item()
+        try:
+            chain = _chain(canonical)
+        except Exception as error:
+            return None, f"featurization_failed: {in_words(error)}"
+        other = bundle.partner.model.predict(chain).item()
         share = bundle.partner.network_share
         value = share * value + (1.0 - share) * other
     return value, remark
@@ -109,6 +94,11 @@ def predict_value(bundle: Bundle, canonical: str) -> tuple[float | None, str]:
 @lru_cache(maxsize=1)
 def _chain(canonical: str) -> ChainFeatures:
     return chain_features([canonical])
+
+
+@lru_cache(maxsize=1)
+def _environments(canonical: str) -> Counts:
+    return chain_environments([canonical])
 
 
 def featurized(bundle: Bundle, canonical: str) -> tuple[PolymerBatch | None, str]:

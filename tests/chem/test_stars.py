@@ -8,8 +8,8 @@ from rdkit import Chem
 
 from mips_dist.chem.features import ATOM_FEATURES
 from mips_dist.chem.graph import PolymerGraph, build_graph, build_graphs
-from mips_dist.chem.psmiles import canonicalize
-from mips_dist.chem.stars import STAR_STRATEGIES, build_star_graphs
+from mips_dist.chem.psmiles import canonicalize, parse
+from mips_dist.chem.stars import STAR_STRATEGIES, build_star_graphs, substituted_molecule
 from tests.polymers import POLYMERS
 
 FINITE = ("keep", "remove", "substitute")
@@ -95,3 +95,53 @@ def test_neighbours_in_the_list_never_matter(strategy):
     for polymer, graph in zip(POLYMERS, together, strict=True):
         assert_equal(build_star_graphs([polymer], strategy)[0], graph)
     assert build_star_graphs([], strategy) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("*CO*", "OCOC"),
+        ("*C*", "CCC"),
+        ("*c1ccc(O*)cc1", "COc1ccc(O)cc1"),
+        ("*n1cccc1C*", "Cn1cccc1CN"),
+        ("*=CC=*", "C=CC=C"),
+        ("*#CC#*", "C#CC#C"),
+        ("*CC[N+](*)(C)C", "C[N+](C)(C)CC[NH3+]"),
+        ("*c1ccc[s+]1*", "C[s+]1cccc1[SH2+]"),
+        ("*[13CH2]O*", "O[13CH2]O[13CH3]"),
+        ("*S(=O)(=O)c1ccc(*)cc1", "CS(=O)(=O)c1ccc(S)cc1"),
+        ("*[Si](C)(C)O*", "C[Si](C)(O)O[SiH3]"),
+        ("*[C](C)*", "C[C](C)C"),
+    ],
+)
+def test_substituted_molecules_by_hand(text, expected):
+    mol = substituted_molecule(text)
+    assert Chem.MolToSmiles(mol) == Chem.CanonSmiles(expected)
+
+
+def check_substituted(text: str) -> None:
+    """Every atom but the two stars is as it was, and the stars are those of the graph."""
+    unit, mol = parse(text), substituted_molecule(text)
+    assert Chem.MolFromSmiles(Chem.MolToSmiles(mol)) is not None, text
+    for before, after in zip(unit.mol.GetAtoms(), mol.GetAtoms(), strict=True):
+        if before.GetIdx() in unit.stars:
+            place = unit.stars.index(before.GetIdx())
+            source = unit.mol.GetAtomWithIdx(unit.ends[1 - place])
+            assert after.GetAtomicNum() == source.GetAtomicNum()
+            assert after.GetFormalCharge() == source.GetFormalCharge()
+            assert not after.GetIsAromatic()
+            assert [b.GetBondTypeAsDouble() for b in after.GetBonds()] == [unit.order]
+        else:
+            for state in ("AtomicNum", "FormalCharge", "TotalNumHs", "IsAromatic", "Isotope"):
+                assert getattr(before, f"Get{state}")() == getattr(after, f"Get{state}")(), text
+
+
+@pytest.mark.parametrize("text", POLYMERS)
+def test_substituted_molecules_keep_the_unit(text):
+    check_substituted(text)
+
+
+@pytest.mark.needs_data
+def test_every_benchmark_polymer_has_a_substituted_molecule(benchmark_texts):
+    for text in benchmark_texts:
+        check_substituted(text)

@@ -9,7 +9,7 @@ from mips_dist.chem.sample import featurize
 from mips_dist.data.block import PolymerBlock, stack
 from mips_dist.data.properties import LabelledSet, Property
 from mips_dist.model.mips import MipsConfig
-from mips_dist.train.finetuning import FoldConfig, PropertyRows
+from mips_dist.train.fold_config import FoldConfig, PropertyRows
 from tests.shard_folder import polymers
 
 

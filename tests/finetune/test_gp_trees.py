@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mips_dist.train.cells import NETWORK_SHARE, ensemble_results, run_cell
+from mips_dist.train.cells import NETWORK_SHARE, ensemble_results, run_cells
 from mips_dist.train.results import Cell, FoldResult, regression_scores
 from mips_dist.train.study import FinetuneConfig, Study, load_study, read_sets
 from mips_dist.train.study_chains import SOURCE_PROPERTY, load_chains
@@ -39,20 +39,20 @@ def cell(fold: int) -> Cell:
 
 
 def test_it_learns_and_gives_the_same_number_again(study: Study) -> None:
-    first = run_cell(study, cell(1))
-    again = run_cell(study, cell(1))
+    first = run_cells(study, [cell(1)])[0]
+    again = run_cells(study, [cell(1)])[0]
     assert first.r2 > 0.8
     assert (again.r2, again.prediction) == (first.r2, first.prediction)
     again = load_study(study.config, *read_sets(study.config))  # features from the file
-    assert run_cell(again, cell(1)).prediction == first.prediction
+    assert run_cells(again, [cell(1)])[0].prediction == first.prediction
 
 
 def test_no_label_of_the_test_fold_is_read(study: Study) -> None:
     rows = study.rows["oxygen"]
     hidden = np.where(study.folds["oxygen"] == 1, 1e9, rows.value)
     blind = replace(study, rows={"oxygen": replace(rows, value=hidden)})
-    assert run_cell(blind, cell(1)).prediction == run_cell(study, cell(1)).prediction
-    assert run_cell(blind, cell(0)).prediction != run_cell(study, cell(0)).prediction
+    assert run_cells(blind, [cell(1)])[0].prediction == run_cells(study, [cell(1)])[0].prediction
+    assert run_cells(blind, [cell(0)])[0].prediction != run_cells(study, [cell(0)])[0].prediction
 
 
 def test_the_source_shows_no_polymer_of_the_test_fold(tmp_path: Path) -> None:

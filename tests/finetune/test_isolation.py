@@ -14,8 +14,8 @@ from mips_dist.data.properties import Property
 from mips_dist.data.schema import known_schema
 from mips_dist.errors import MipsError
 from mips_dist.train.board import Board
-from mips_dist.train.cells import run_cell
-from mips_dist.train.finetuning import PropertyRows
+from mips_dist.train.cells import run_cells
+from mips_dist.train.fold_config import PropertyRows
 from mips_dist.train.results import Cell
 from mips_dist.train.study import FinetuneConfig, Study
 from mips_dist.train.trials import MAX_DEATHS, RayTrials
@@ -78,7 +78,7 @@ def test_trials_that_die_run_out_of_memory_or_give_nan_change_no_other(tmp_path,
     hot = Property(name="hot", training={"lr": 1e30})  # the loss becomes NaN
     study = Study(config, [hot], rows, folds, block, known_schema())
     cells = [Cell("mips", name, fold, 0, "strict") for fold in (0, 1) for name in rows]
-    jobs = [{"cell": list(cell)} for cell in cells]
+    jobs = [{"cells": [list(cell)]} for cell in cells]
     kept, board = {}, Board(cells, [])
     with RayTrials(config, tmp_path, Console(quiet=True)) as trials:
         failures = trials.run(study, jobs, board, lambda r: kept.update({r.cell(): r}))
@@ -93,7 +93,7 @@ def test_trials_that_die_run_out_of_memory_or_give_nan_change_no_other(tmp_path,
     # The numbers of the good ones are those of a plain call.
     assert {cell.property for cell in kept} == {"good"}
     for cell, result in kept.items():
-        here = run_cell(study, cell)
+        (here,) = run_cells(study, [cell])
         assert (here.prediction, here.curve) == (result.prediction, result.curve)
     shown = Console(width=120, record=True, file=io.StringIO())
     shown.print(board)
@@ -115,7 +115,7 @@ def test_a_share_that_the_machine_does_not_have_is_one_line(shares, message, tmp
     folds = {"oxygen": rows.sample % 5}
     study = Study(config, [], {"oxygen": rows}, folds, block, known_schema())
     cell = Cell("mips", "oxygen", 0, 0, "strict")
-    jobs = [{"cell": list(cell)}]
+    jobs = [{"cells": [list(cell)]}]
     with (
         pytest.raises(MipsError, match=message),
         RayTrials(config, tmp_path, Console(quiet=True)) as trials,

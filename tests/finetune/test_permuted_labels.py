@@ -10,7 +10,7 @@ from rich.console import Console
 
 from mips_dist.errors import MipsError
 from mips_dist.finetune import _report, _summaries
-from mips_dist.train.cells import run_cell, study_cells
+from mips_dist.train.cells import run_cells, study_cells
 from mips_dist.train.results import Cell, Ledger
 from mips_dist.train.study import FinetuneConfig, load_study, read_sets
 from tests.finetune.learnable import label, tiny_model, write_csv
@@ -37,7 +37,7 @@ def load(config: FinetuneConfig):
 
 def mean_r2(study) -> float:
     cells = [Cell("boosting", "oxygen", fold, 0, "strict") for fold in range(5)]
-    return float(np.mean([run_cell(study, cell).r2 for cell in cells]))
+    return float(np.mean([run_cells(study, [cell])[0].r2 for cell in cells]))
 
 
 def test_trees_predict_the_labels_and_not_their_permutation(config):
@@ -65,7 +65,7 @@ def test_permuted_labels_belong_to_the_study_and_every_table_says_so(config):
     run_dir = Path(config.run_dir)
     ledger = Ledger(run_dir / "ledger.jsonl")
     for cell in study_cells(config):
-        ledger.append(run_cell(study, cell))
+        ledger.append(run_cells(study, [cell])[0])
     console = Console(record=True, width=200)
     _report(study, run_dir, ledger, _summaries(study, ledger), {}, console)
     ledger.close()

@@ -13,7 +13,7 @@ import pytest
 from mips_dist.cli import app
 from mips_dist.config import compose, save_resolved
 from mips_dist.errors import MipsError
-from mips_dist.train.cells import run_cell, study_cells
+from mips_dist.train.cells import run_cells, study_cells
 from mips_dist.train.environment import environment, read_environments, record_environment
 from mips_dist.train.results import Ledger
 from mips_dist.train.study import FinetuneConfig, load_study, read_sets
@@ -52,7 +52,7 @@ def study(tmp_path_factory) -> tuple[Path, FinetuneConfig]:
     save_resolved(config, run_dir / "config.yaml")
     ledger = Ledger(run_dir / "ledger.jsonl")
     for cell in study_cells(config):
-        ledger.append(run_cell(loaded, cell))
+        ledger.append(run_cells(loaded, [cell])[0])
     ledger.close()
     return run_dir, config
 
@@ -195,12 +195,12 @@ def test_the_command_gives_the_configuration(study):
     ("make", "says"),
     [
         (lambda d: None, "no folder"),
-        (lambda d: d.mkdir(), "is no fine-tuning study"),
-        (lambda d: (d / "checkpoints").mkdir(parents=True), "is a pre-training run"),
-        (lambda d: (d / "model").mkdir(parents=True), "is a pre-training run"),
+        (lambda d: d.mkdir(), "is no run of this library"),
+        (lambda d: (d / "model").mkdir(parents=True), "is no run of this library"),
+        (lambda d: (d / "checkpoints").mkdir(parents=True), "config.yaml cannot be read"),
     ],
 )
-def test_a_folder_that_is_no_study_is_one_line(tmp_path, make, says):
+def test_a_folder_that_is_no_run_is_one_line(tmp_path, make, says):
     make(tmp_path / "run")
     with pytest.raises(MipsError, match=says) as caught:
         write_report(tmp_path / "run", None, None)

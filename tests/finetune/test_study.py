@@ -18,8 +18,9 @@ from mips_dist.data.schema import known_schema
 from mips_dist.errors import MipsError
 from mips_dist.finetune import _model_jobs, _summaries, main
 from mips_dist.model.bundle import load_bundle
-from mips_dist.train.cells import has_model, model_dir, study_cells, train_model
-from mips_dist.train.finetuning import FittedModel, finetune_all, predict
+from mips_dist.train.cells import has_model, model_dir, study_cells, train_models
+from mips_dist.train.finetuning import finetune_all, predict
+from mips_dist.train.fitting import FittedModel
 from mips_dist.train.results import FoldResult, Ledger
 from mips_dist.train.study import FinetuneConfig, Study, load_study, read_sets
 from mips_dist.train.tables import Summary
@@ -113,12 +114,16 @@ def test_the_model_comes_from_the_cells_of_this_command_alone(config):
         for cell in study_cells(config):
             ledger.append(
                 FoldResult(
-                    **cell._asdict(), r2=r2, rmse=1.0, mae=1.0, unit="K", num_train=9, epoch=epoch
+                    **cell._asdict(),
+                    **{"r2": r2, "rmse": 1.0, "mae": 1.0, "unit": "K", "num_train": 9},
+                    epoch=epoch,
+                    prediction=[300.0] * int((study.folds[cell.property] == cell.fold).sum()),
                 )
             )
         jobs = _model_jobs(study, run_dir, ledger, _summaries(study, ledger))
         for job in jobs:
-            train_model(study, run_dir, job["model"], Summary(**job["summary"]), job["epochs"])
+            summaries = [Summary(**s) for s in job["summaries"]]
+            train_models(study, run_dir, summaries, job["epochs"], job["held_out"])
         return jobs
 
     def metrics() -> list:
@@ -263,7 +268,7 @@ def check_model(run_dir: Path, own_csv: Path) -> None:
     study = study_of(config)
     rows = study.rows["tg_K"]
     epochs = bundle.metrics["num_epochs"]
-    fitted = finetune_all(config, study.block, rows, epochs, 0)
+    (fitted,) = finetune_all(config, study.block, [rows], [epochs], 0)
     saved = FittedModel(bundle.model, fitted.scaler, epochs, [])
     assert fitted.scaler.mean == bundle.scaler["mean"]
     expected = predict(fitted, study.block, rows.sample)

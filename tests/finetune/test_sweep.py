@@ -144,7 +144,7 @@ def test_the_command_line_goes_before_the_values_of_a_property(tmp_path, argumen
     Path(config.run_dir).mkdir()
     sets, rejects = read_sets(config)
     sets[0].property.training = {"lr": 0.1, "batch_size": 7, "model.dropout": 0.3}
-    tuned = load_study(config, sets, rejects).tuned("oxygen").config
+    tuned = load_study(config, sets, rejects).tuned(["oxygen"]).config
     assert (tuned.lr, tuned.batch_size, tuned.model.dropout) == (0.007, 7, 0.3)
     assert (config.batch_size, config.model.hidden_dim) == (64, tuned.model.hidden_dim)
     # They belong to what a cell's number depends on.

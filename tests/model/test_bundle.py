@@ -1,7 +1,5 @@
 """Model directories: round trip, refusals, and predictions row by row."""
 
-import csv
-import gzip
 import json
 import math
 from pathlib import Path
@@ -12,8 +10,10 @@ import torch
 from mips_dist.chem.sample import Sample
 from mips_dist.data.schema import feature_schema, known_schema
 from mips_dist.errors import MipsError, UsageError
-from mips_dist.model.bundle import Bundle, load_bundle, save_bundle
+from mips_dist.model.bundle import load_bundle, save_bundle
 from mips_dist.use.predict_file import predict_file
+from mips_dist.use.predictor import Predictor
+from mips_dist.use.workers import Workers
 from tests.model.hand import batch_of, masked_atom_model, property_model, samples_with_descriptors
 
 SCALER = {"property": "egc", "unit": "eV", "mean": 4.5, "std": 1.5}
@@ -74,7 +74,7 @@ def test_pretrained_round_trip(tmp_path, graphs):
     with torch.no_grad():
         assert torch.equal(bundle.model.encode(batch), model.encode(batch))
     with pytest.raises(MipsError, match="fine-tune it first"):
-        predict_file(tmp_path / "in.csv", [tmp_path / "model"], tmp_path / "out.csv")
+        Predictor.open([tmp_path / "model"])
 
 
 def test_a_model_is_replaced_and_anything_else_is_not(model_dir, tmp_path):
@@ -148,50 +148,18 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def predicted(source: Path, model_dir: Path, output: Path) -> list[dict[str, str]]:
-    predict_file(source, [model_dir], output)
-    opener = gzip.open if output.suffix == ".gz" else open
-    with opener(output, "rt", newline="", errors="surrogateescape") as file:
-        return list(csv.DictReader(file))
-
-
-def test_rows_in_are_rows_out(tmp_path):
-    model_dir = save(tmp_path / "model", descriptors=["rdkit_2d"])
-    text = 'name,PSMILES,\n"a,b",*CC(*)c1ccccc1,\nc,nonsense,x\n\nd,[*]C(C[*])c1ccccc1\n,,\n'
-    source = write(tmp_path / "in.csv", text)
-    rows = predicted(source, model_dir, tmp_path / "out.csv")
-    # The blank line is a row as well.
-    assert [row["name"] for row in rows] == ["a,b", "c", "", "d", ""]
-    assert [row[""] for row in rows] == ["", "x", "", "", ""]
-    assert [row["status"] for row in rows] == ["ok", "rejected", "rejected", "ok", "rejected"]
-    assert list(rows[0]) == [
-        *("name", "PSMILES", "", "canonical", "status", "reason", "egc", "egc_unit"),
-    ]
-    assert rows[0]["canonical"] == rows[3]["canonical"] == "*CC(*)c1ccccc1"
-    assert rows[0]["egc"] == rows[3]["egc"] != ""
-    assert rows[0]["egc_unit"] == "eV"
-    assert rows[1]["reason"]
-    assert rows[1]["egc"] == ""
-
-
 def test_predictions_do_not_depend_on_the_other_rows(tmp_path, graphs):
-    model_dir = save(tmp_path / "model", descriptors=[])
+    predictor = Predictor.open([save(tmp_path / "model", descriptors=[])])
     texts = [g.psmiles for g in graphs]
-    forward = write(tmp_path / "a.csv", "\n".join(["smiles", *texts]))
-    source = tmp_path / "b.csv.gz"
-    with gzip.open(source, "wt") as file:
-        file.write("\n".join(["id,smiles", *(f"{k},{t}" for k, t in enumerate(texts[::-2]))]))
-    all_rows = predicted(forward, model_dir, tmp_path / "a_out.csv.gz")
-    some_rows = predicted(source, model_dir, tmp_path / "b_out.csv")
-    by_text = {row["canonical"]: row["egc"] for row in all_rows}
-    assert len(some_rows) == len(texts[::-2])
-    assert all(by_text[row["canonical"]] == row["egc"] for row in some_rows)
-
+    all_rows = predictor.predict(texts)
+    assert [row.values for row in predictor.predict(texts[::-2])] == [
+        row.values for row in all_rows[::-2]
+    ]
     # In units of the property: z * std + mean.
     with torch.no_grad():
         z = property_model(descriptors=[])(batch_of([Sample(graphs[-1])])).item()
     expected = z * SCALER["std"] + SCALER["mean"]
-    assert math.isclose(float(by_text[texts[-1]]), expected, rel_tol=1e-5)
+    assert math.isclose(all_rows[-1].values["egc"].value, expected, rel_tol=1e-5)
 
 
 def test_absent_descriptors_are_named(tmp_path, model_dir, monkeypatch):
@@ -203,11 +171,10 @@ def test_absent_descriptors_are_named(tmp_path, model_dir, monkeypatch):
         return [Sample(graph) for graph in build_graphs(canonicals, max_hops)]
 
     monkeypatch.setattr(predict, "featurize", without_conformer)
-    source = write(tmp_path / "in.csv", "psmiles\n*CC(*)C\n")
-    [row] = predicted(source, model_dir, tmp_path / "out.csv")
-    assert row["status"] == "ok"
-    assert row["reason"] == "without rdkit_2d, atom_pair_3d"
-    assert float(row["egc"])
+    (row,) = Predictor.open([model_dir]).predict(["*CC(*)C"])
+    assert row.status == "ok"
+    assert row.reason == "without rdkit_2d, atom_pair_3d"
+    assert row.values["egc"].value
 
 
 def test_wrong_inputs_are_one_line(tmp_path, model_dir):
@@ -231,21 +198,11 @@ def test_wrong_inputs_are_one_line(tmp_path, model_dir):
     assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "model"}
 
 
-def test_a_bad_row_stops_no_other(tmp_path):
-    model_dir = save(tmp_path / "model", descriptors=[])
-    (tmp_path / "in.csv").write_bytes(b"psmiles\n*C*,2\n\xff\xfe\n*C*\n")
-    rows = predicted(tmp_path / "in.csv", model_dir, tmp_path / "out.csv")
-    assert [row["reason"].partition(":")[0] for row in rows] == ["columns", "characters", ""]
-    assert rows[2]["egc"] != ""
-
-
 def test_interrupted_prediction_leaves_nothing(tmp_path, model_dir, monkeypatch):
-    from mips_dist.use import predict
-
-    def interrupt(bundle: Bundle, canonical: str) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(predict, "predict_one", interrupt)
+    monkeypatch.setattr(Workers, "map", interrupt)
     source = write(tmp_path / "in.csv", "psmiles\n*C*\n")
     with pytest.raises(KeyboardInterrupt):
         predict_file(source, [model_dir], tmp_path / "out.csv")

@@ -22,7 +22,7 @@ from mips_dist.model.released import (
     property_model,
     released_models,
 )
-from mips_dist.train.finetuning import FoldConfig, load_pretrained
+from mips_dist.train.fold_config import FoldConfig, load_pretrained
 from mips_dist.use.predict import predict_value
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,6 +9,7 @@ import numpy as np
 from mips_dist.page import escape, section, table
 from mips_dist.train.results import FoldResult, regression_scores
 from mips_dist.use.report.folder import Labels, Series, StudyFolder
+from mips_dist.use.report.origin import scrolling
 from mips_dist.use.report.plots import Axes, Line, colour_keys, keys
 
 _NUM_BINS = 5
@@ -233,11 +234,6 @@ def _distance_block(
         f"<details><summary>Numbers</summary>{scrolling(table(caption, header, rows))}</details>"
         "</div>"
     )
-
-
-def scrolling(content: str) -> str:
-    """Let a wide table move sideways on a narrow screen."""
-    return f'<div class="scroll" role="region" aria-label="wide table" tabindex="0">{content}</div>'
 
 
 def learning_curves(folder: StudyFolder) -> str:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from mips_dist.config import compose, configs_dir
+from mips_dist.train.pretrain_config import PretrainConfig
 from mips_dist.train.study import FinetuneConfig
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./%-]*[A-Za-z_./][A-Za-z0-9_./%-]*")
@@ -13,19 +14,29 @@ _WORDS_OF_HYDRA = {"null", "true", "false", "yes", "no", "on", "off", "nan", "in
 
 
 def study_command(config: dict[str, Any]) -> str:
-    """Return the shortest command that gives a configuration: a model preset and what differs."""
+    """Return the shortest command that gives a study's configuration."""
+    return _command("mips_dist/finetune.py", FinetuneConfig, "finetune", config)
+
+
+def pretraining_command(config: dict[str, Any]) -> str:
+    """Return the shortest command that gives a pre-training run's configuration."""
+    return _command("mips_dist/pretrain.py", PretrainConfig, "pretrain", config)
+
+
+def _command(script: str, schema: type[Any], name: str, config: dict[str, Any]) -> str:
+    """Return a command: a model preset and what differs from it."""
     presets = sorted(path.stem for path in (configs_dir() / "model").glob("*.yaml"))
     candidates = []
     for preset in presets:
         chosen = [f"model={preset}"]
-        default = _flat(asdict(compose(FinetuneConfig, "finetune", chosen)))
-        if default == _flat(asdict(compose(FinetuneConfig, "finetune", []))):
+        default = _flat(asdict(compose(schema, name, chosen)))
+        if default == _flat(asdict(compose(schema, name, []))):
             chosen = []
         wanted = _flat(config)
         chosen += [f"{k}={_value(v)}" for k, v in wanted.items() if default.get(k, ()) != v]
         candidates.append(chosen)
     overrides = min(candidates, key=len)
-    return shlex.join(["python", "mips_dist/finetune.py", *overrides])
+    return shlex.join(["python", script, *overrides])
 
 
 def _value(value: Any) -> str:

@@ -100,22 +100,10 @@ def read_folder(path: Path) -> StudyFolder:
     Raises
     ------
     MipsError
-        No such folder; no study; a damaged file; a study that has no result yet.
+        A damaged file; a study that has no result yet.
     """
     ledger = path / LEDGER_FILE
-    if not path.is_dir():
-        raise MipsError(f"no folder {path}; give the run_dir of a study")
-    if not ledger.is_file():
-        if (path / "checkpoints").is_dir() or (path / "model").is_dir():
-            raise MipsError(
-                f"{path} is a pre-training run, and pages are made of fine-tuning studies; "
-                f"see its curves with: tensorboard --logdir {path / 'tensorboard'}"
-            )
-        raise MipsError(
-            f"{path} is no fine-tuning study (it has no {LEDGER_FILE}); "
-            "give the run_dir of mips_dist/finetune.py"
-        )
-    config = _read_config(path / CONFIG_FILE)
+    config = read_config(path / CONFIG_FILE, ("seeds", "num_folds", "protocol", "baselines"))
     found = read_lines(ledger.read_bytes(), ledger)
     # As in the printed table: other seeds of the network belong to another command.
     results = [r for r in found.values() if r.model != NETWORK or r.seed in config["seeds"]]
@@ -136,14 +124,14 @@ def read_folder(path: Path) -> StudyFolder:
     )
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path, needed: Sequence[str]) -> dict[str, Any]:
+    """Read the resolved configuration of a run; MipsError where it is none with these keys."""
     try:
         values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (OSError, YAMLError, OmegaConfBaseException) as error:
-        raise MipsError(f"{path} cannot be read; run the command of the study again") from error
-    needed = ("seeds", "num_folds", "protocol", "baselines")
+        raise MipsError(f"{path} cannot be read; run the command of the run again") from error
     if not isinstance(values, dict) or not all(key in values for key in needed):
-        raise MipsError(f"{path} is not of a study; run the command of the study again")
+        raise MipsError(f"{path} is not that of the run; run its command again")
     return {str(key): value for key, value in values.items()}
 
 
@@ -213,7 +201,7 @@ def read_labels(folder: StudyFolder, data: Path | None) -> dict[str, Labels]:
         The data are not there, or are not those of the study: other rows, polymers or labels.
     """
     config = folder.config
-    names_of_keys = ("data_dir", "input", "targets", "units", "num_folds")
+    names_of_keys = ("data_dir", "input", "targets", "units", "psmiles_column", "num_folds")
     asked: dict[str, Any] = {key: config[key] for key in names_of_keys if key in config}
     if data is not None:
         asked["data_dir" if asked.get("input") is None else "input"] = str(data)

@@ -10,8 +10,9 @@ from mips_dist.data.properties import Reject
 from mips_dist.page import escape, section, table
 from mips_dist.train.results import NETWORK
 from mips_dist.train.tables import ALL_SETS, CAPTION, INCOMPLETE, PUBLISHED, Summary
-from mips_dist.use.report.charts import label_of, scrolling, with_unit
+from mips_dist.use.report.charts import label_of, with_unit
 from mips_dist.use.report.folder import Series, StudyFolder
+from mips_dist.use.report.origin import duration, scrolling
 from mips_dist.use.report.plots import Axes, Line, keys
 
 MAX_REASONS = 10
@@ -138,13 +139,6 @@ def number(mean: float, sd: float = math.nan) -> str:
     if math.isnan(mean):
         return ""
     return f"{mean:.3f}" if math.isnan(sd) else f"{mean:.3f} ± {sd:.3f}"
-
-
-def duration(seconds: float) -> str:
-    """Write a time of one core in the unit that fits."""
-    if seconds >= 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
 
 
 def cost(folder: StudyFolder) -> str:
@@ -313,43 +307,6 @@ def rejected(rejects: Sequence[Reject]) -> str:
         f"<p>{len(rejects):,} rows; rejects.csv names each one{more}.</p>",
         table("Reasons", ("reason", "#rows"), rows),
     )
-
-
-def origin(
-    command: str,
-    config_text: str,
-    environments: Sequence[dict[str, str]],
-    is_recorded: bool,
-    hashes: Sequence[tuple[str, str]],
-) -> str:
-    """Write how the study was made: command, configuration, software, hashes."""
-    keys_of = dict.fromkeys(key for entry in environments for key in entry)
-    facts = [(escape(k), *(escape(e.get(k, "")) for e in environments)) for k in keys_of]
-    where = (
-        "What the study ran with"
-        if is_recorded
-        else "What this page was made with; the study did not record its own"
-    )
-    header = ["what", "value"]
-    if len(environments) > 1:
-        header = ["what", *(f"run {k + 1}" for k in range(len(environments)))]
-    return section(
-        "How it was made",
-        "<p>The last command on this folder, as its configuration gives it:</p>"
-        f"<pre><code>{escape(command)}</code></pre>",
-        f"<details><summary>Whole configuration</summary><pre><code>{_lines(config_text)}</code>"
-        "</pre></details>",
-        scrolling(table(where, header, facts)),
-        table(
-            "sha256",
-            ("of", "value"),
-            [(escape(what), f"<code>{escape(digest)}</code>") for what, digest in hashes],
-        ),
-    )
-
-
-def _lines(text: str) -> str:
-    return "\n".join(escape(line) for line in text.splitlines())
 
 
 def summary_tiles(folder: StudyFolder) -> str:

@@ -1,151 +1,100 @@
-"""The report of a fine-tuning study: one page that needs nothing else to be read."""
+"""`mips report`: one page of any run, that needs nothing else to be read."""
 
-import csv
-import hashlib
 import json
 from pathlib import Path
 
-from mips_dist.data.files import file_sha256, write_atomically
-from mips_dist.data.folds import FOLDS_FILE
-from mips_dist.data.properties import Reject
+from mips_dist.data.files import write_atomically
+from mips_dist.data.shards import MANIFEST_NAME
 from mips_dist.errors import MipsError, UsageError
-from mips_dist.page import document, escape
-from mips_dist.train.environment import environment, read_environments
-from mips_dist.train.study import IDENTITY_FILE, LEDGER_FILE, REJECTS_FILE
-from mips_dist.use.report import charts, plots, sections
-from mips_dist.use.report.command import study_command
-from mips_dist.use.report.folder import (
-    CONFIG_FILE,
-    Labels,
-    StudyFolder,
-    read_folder,
-    read_labels,
-    read_rows,
-)
+from mips_dist.train.search_space import LEDGER as SEARCH_LEDGER
+from mips_dist.train.study import LEDGER_FILE
+from mips_dist.use.report.ablation import ablation_page
+from mips_dist.use.report.pretraining import pretraining_page
+from mips_dist.use.report.search import search_page
+from mips_dist.use.report.study import ABLATION_FILE, study_page
 
 REPORT_FILE = "report.html"
-ABLATION_FILE = "ablation.json"
-RSIT_FILE = "rsit.json"
-MAX_NAMED = 6
-
-_STYLE = """
-h3{font-size:1rem;margin:1.5rem 0 .4rem;overflow-wrap:anywhere}
-h2+p+.pair h3{margin-top:.5rem}
-.pair>:only-child{max-width:31rem}
-.scroll{overflow-x:auto;margin:.75rem 0 1.25rem}
-.scroll:focus-visible{outline:2px solid var(--bar);outline-offset:2px}
-.scroll td,.scroll th{padding-right:1rem}
-.scroll thead th{vertical-align:bottom}
-.notice{background:var(--panel);border-left:.3rem solid var(--c1);border-radius:.25rem;
-padding:.6rem 1rem;max-width:none;overflow-wrap:anywhere}
-.sd{display:block;font-size:.85em;font-weight:400;color:var(--soft)}
-summary{cursor:pointer;font-size:.9rem;color:var(--soft);padding:.25rem 0}
-"""
+SHARD_CARD = "card.html"  # what preprocessing leaves, see preprocess.card
 
 
 def write_report(run_dir: Path, output: Path | None, data: Path | None) -> Path:
-    """Write the page of a study and return where it is.
+    """Write the page of a run and return where it is.
+
+    What the run is follows from its files: a fine-tuning study, a sweep, an ablation, a
+    pre-training run, or shards, which have their page already.
 
     Parameters
     ----------
     output
-        Default: report.html in the folder of the study.
+        Default: report.html in the folder of the run.
     data
-        Where the labels lie now; default: where the study found them. Where they are not, the page
-        is made without what needs them and says so, unless they were asked for here.
+        Where the labels of a study lie now; see `study_page`.
 
     Raises
     ------
     MipsError
-        The folder holds no study, or a damaged one; given data are not those of the study.
+        The folder holds no run, or a damaged one; given data are not those of the study.
+    UsageError
+        No place for the page; ``data`` for what is no study.
     """
+    if not run_dir.is_dir():
+        raise MipsError(f"no folder {run_dir}; give the folder of a run")
     target = run_dir / REPORT_FILE if output is None else output
     if target.is_dir():
         raise UsageError(f"{target} is a folder; give a file with -o")
-    folder = read_folder(run_dir)
     if not target.parent.is_dir():
         raise UsageError(f"{target.parent} is no folder; make it first")
-    labels: dict[str, Labels] | None = None
-    lacking = ""
-    try:
-        labels = read_labels(folder, data)
-    except MipsError as error:
-        if data is not None:
-            raise
-        lacking = str(error)
-    write_atomically(target, _page(folder, labels, lacking))
+    kind = kind_of(run_dir)
+    if kind != "study" and data is not None:
+        raise UsageError(f"{run_dir} is no fine-tuning study; leave out --data")
+    if kind == "shards":
+        card = run_dir / SHARD_CARD
+        if not card.is_file():
+            raise MipsError(
+                f"{run_dir} has no {SHARD_CARD}; the same python -m preprocess command makes it"
+            )
+        if output is None:
+            return card
+        page = card.read_text(encoding="utf-8")
+    elif kind == "study":
+        page = study_page(run_dir, data)
+    elif kind == "search":
+        page = search_page(run_dir)
+    elif kind == "ablation":
+        page = ablation_page(run_dir)
+    else:
+        page = pretraining_page(run_dir)
+    write_atomically(target, page)
     return target
 
 
-def _page(folder: StudyFolder, labels: dict[str, Labels] | None, lacking: str) -> str:
-    name = escape(folder.path.resolve().name)
-    source = folder.config.get("input")
-    what = f"own data ({escape(Path(source).name)})" if source else "the benchmark sets"
-    lead = (
-        f'<p class="soft">Cross-validation of polymer property models on {what}, '
-        f"protocol {escape(folder.config['protocol'])}.</p>"
-        + sections.summary_tiles(folder)
-        + "".join(f'<p class="notice">{line}</p>' for line in _notices(folder, lacking))
+def kind_of(run_dir: Path) -> str:
+    """Return study, search, ablation, pretraining or shards.
+
+    Raises
+    ------
+    MipsError
+        The folder is of nothing of these.
+    """
+    if (run_dir / LEDGER_FILE).is_file():
+        return "study"
+    if (run_dir / SEARCH_LEDGER).is_file():
+        return "search"
+    if (run_dir / ABLATION_FILE).is_file():
+        return "ablation"
+    if (run_dir / "checkpoints").is_dir() or (run_dir / "tensorboard").is_dir():
+        return "pretraining"
+    if _is_manifest(run_dir / MANIFEST_NAME):
+        return "shards"
+    raise MipsError(
+        f"{run_dir} is no run of this library (no {LEDGER_FILE}, {SEARCH_LEDGER}, {ABLATION_FILE}, "
+        f"checkpoints, tensorboard or {MANIFEST_NAME}); give a run_dir or an output of preprocess"
     )
-    body = [sections.scores(folder)]
-    if labels is not None:
-        body += [charts.parity(folder, labels), charts.distance(folder, labels)]
-    body += [
-        charts.learning_curves(folder),
-        sections.ablations(read_rows(folder.path / ABLATION_FILE)),
-        sections.respellings(read_rows(folder.path / RSIT_FILE)),
-        sections.cost(folder),
-        sections.rejected(_read_rejects(folder.path / REJECTS_FILE)),
-        _origin(folder),
-    ]
-    footer = "This page loads nothing and runs no script. Numbers are from the study's ledger."
-    if labels is not None:
-        footer += " All scores were recomputed from its predictions and the labels, and agree."
-    style = plots.STYLE + charts.STYLE + _STYLE
-    return document(f"Fine-tuning study: {name}", style, lead, filter(None, body), footer)
 
 
-def _notices(folder: StudyFolder, lacking: str) -> list[str]:
-    lines = []
-    if folder.missing:
-        total = len(folder.missing) + len(folder.results)
-        named = ", ".join(escape(cell) for cell in folder.missing[:MAX_NAMED])
-        more = ", ..." if len(folder.missing) > MAX_NAMED else ""
-        lines.append(
-            f"<b>Not finished:</b> {len(folder.missing)} of {total} cells are missing ({named}"
-            f"{more}). The same command does them."
-        )
-    if lacking:
-        lines.append(
-            "<b>Without labels,</b> and so without parity plots and distances: "
-            f"{escape(lacking)}. Give them with <code>mips report --data PATH</code>."
-        )
-    return lines
-
-
-def _read_rejects(path: Path) -> list[Reject]:
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [Reject(r["file"], int(r["row"]), r["reason"]) for r in csv.DictReader(file)]
-
-
-def _origin(folder: StudyFolder) -> str:
-    recorded = read_environments(folder.path)
-    identity = json.loads((folder.path / IDENTITY_FILE).read_text(encoding="utf-8"))
-    ledger = (folder.path / LEDGER_FILE).read_bytes()
-    hashes = [
-        (f"folds ({FOLDS_FILE})", file_sha256(folder.path / FOLDS_FILE)),
-        ("labels (rows and values)", str(identity.get("labels_sha256", ""))),
-        (f"results ({LEDGER_FILE})", hashlib.sha256(ledger).hexdigest()),
-    ]
-    if identity.get("pretrained"):
-        hashes.append(("pre-trained weights", str(identity["pretrained"])))
-    config_text = (folder.path / CONFIG_FILE).read_text(encoding="utf-8")
-    return sections.origin(
-        study_command(folder.config),
-        config_text,
-        recorded or [environment()],
-        bool(recorded),
-        hashes,
-    )
+def _is_manifest(path: Path) -> bool:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and "num_samples" in manifest
