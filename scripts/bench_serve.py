@@ -150,9 +150,7 @@ def load(options: argparse.Namespace, process: subprocess.Popen, address: str) -
     print(f"clients {options.clients}, replicas {options.replicas}, {options.seconds:.0f} s")
     print(f"requests {len(seconds)}, {len(seconds) / options.seconds:.1f} a second")
     print(f"errors {errors.total()} {dict(errors)}, tried again {sum(t.retries for t in tallies)}")
-    print(
-        f"latency p50 {p50:.3f} s, p95 {p95:.3f} s, p99 {p99:.3f} s, max {seconds.max():.3f} s"
-    )
+    print(f"latency p50 {p50:.3f} s, p95 {p95:.3f} s, p99 {p99:.3f} s, max {seconds.max():.3f} s")
     low, middle, high = np.quantile(batches, [0.05, 0.5, 0.95])
     print(f"batch sizes (polymers) p5 {low:.0f}, median {middle:.0f}, p95 {high:.0f}")
     sample = random.Random(0).sample(sorted(answers), min(CHECKED, len(answers)))

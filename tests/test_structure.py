@@ -31,7 +31,7 @@ FORBIDDEN = {
         for name in ("api", "engine", "guard")
     },
     "mips_dist.serve.worker": {"ray", "fastapi", "starlette"},
-    "mips_dist.serve.pictures": {"ray", "torch"},
+    "mips_dist.serve.pictures": {"ray", "fastapi", "starlette"},
     "mips_dist.use": {"ray", "deepspeed", "mips_dist.train"},
     "mips_dist.use.report": {"ray", "deepspeed", "hydra"},  # it reads what training wrote
     "mips_dist.pretrain": {"ray", "deepspeed"},

@@ -135,7 +135,7 @@ class Backend(Protocol):
     ) -> tuple[list[dict[str, Any]], int]:
         """Return the rows, and the largest batch that one of them was computed in."""
 
-    async def picture(self, text: str, kind: str) -> tuple[str, str]:
+    async def picture(self, text: str, kind: str, name: str) -> tuple[str, str]:
         """Return an SVG, or nothing and the reason."""
 
     async def is_ready(self) -> bool:
@@ -187,10 +187,14 @@ def build_api(
     async def picture(
         psmiles: Annotated[str, Query(max_length=MAX_CHARACTERS)],
         kind: Annotated[str, Query(description="of those that /models lists")] = "unit",
+        name: Annotated[
+            str | None, Query(alias="property", description="of kind=why; left out: the first")
+        ] = None,
     ) -> Response:
         if kind not in pictures:
             raise HTTPException(422, f"kind: there are {', '.join(pictures)}")
-        svg, reason = await _within(backend.picture(psmiles, kind))
+        (shown,) = _known([name or served[0]], served)
+        svg, reason = await _within(backend.picture(psmiles, kind, shown))
         if reason:
             raise HTTPException(422, reason)
         return Response(svg, media_type="image/svg+xml")

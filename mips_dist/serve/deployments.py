@@ -71,9 +71,9 @@ class Models:
         found = await asyncio.to_thread(self._engine.predict_each, questions)
         return [([found[question] for question in piece], len(questions)) for piece in pieces]
 
-    async def picture(self, text: str, kind: str) -> tuple[str, str]:
+    async def picture(self, text: str, kind: str, name: str) -> tuple[str, str]:
         """See `Engine.picture`."""
-        return await asyncio.to_thread(self._engine.picture, text, kind)
+        return await asyncio.to_thread(self._engine.picture, text, kind, name)
 
     async def ready(self) -> bool:
         """Answer."""
@@ -120,9 +120,10 @@ class Front:
         answers = [first, *(task.result() for task in others)]
         return [row for rows, _ in answers for row in rows], max(size for _, size in answers)
 
-    async def picture(self, text: str, kind: str) -> tuple[str, str]:
+    async def picture(self, text: str, kind: str, name: str) -> tuple[str, str]:
         """See `mips_dist.serve.api.Backend`."""
-        answer: tuple[str, str] = await _ask(lambda: self._replicas.picture.remote(text, kind))
+        draw = self._replicas.picture.remote
+        answer: tuple[str, str] = await _ask(lambda: draw(text, kind, name))
         return answer
 
     async def is_ready(self) -> bool:

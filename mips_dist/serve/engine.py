@@ -79,10 +79,10 @@ class Engine:
         """Return the rows of several polymers, equal texts once."""
         return {question: self.predict(*question) for question in dict.fromkeys(questions)}
 
-    def picture(self, text: str, kind: str) -> tuple[str, str]:
-        """Return an SVG, or an empty text and the reason."""
+    def picture(self, text: str, kind: str, name: str) -> tuple[str, str]:
+        """Return an SVG for a property, or an empty text and the reason."""
         try:
-            return self._call(Work("picture", text, kind))
+            return self._call(Work("picture", text, (kind, name)))
         except Ended as error:
             return "", str(error)
 

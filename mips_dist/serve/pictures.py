@@ -7,10 +7,17 @@ from rdkit.Chem.Draw import rdMolDraw2D
 
 from mips_dist.chem.bands import band_structure
 from mips_dist.chem.tight_binding import NoBands
-from mips_dist.use.explain import draw_bands
+from mips_dist.model.bundle import Bundle
+from mips_dist.use.explain.bands import draw_bands
+from mips_dist.use.explain.contributions import explain
+from mips_dist.use.explain.picture import draw_explanation
 
 # Kind -> what it shows; the page offers them in this order.
-KINDS = {"unit": "repeat unit", "bands": "band structure and density of states"}
+KINDS = {
+    "unit": "repeat unit",
+    "bands": "band structure and density of states",
+    "why": "what each part adds to a prediction",
+}
 _WIDTH, _HEIGHT = 240, 150
 _NUM_K = 129
 
@@ -19,8 +26,8 @@ class NoPicture(ValueError):
     """A polymer that cannot be drawn so; the message says why."""
 
 
-def draw(canonical: str, kind: str) -> str:
-    """Draw a polymer.
+def draw(canonical: str, kind: str, bundle: Bundle) -> str:
+    """Draw a polymer; call it on one thread.
 
     Parameters
     ----------
@@ -28,17 +35,25 @@ def draw(canonical: str, kind: str) -> str:
         Canonical P-SMILES.
     kind
         One of `KINDS`.
+    bundle
+        The model whose prediction is explained.
 
     Raises
     ------
     NoPicture
-        The bands of its elements are not known, or RDKit cannot place its atoms.
+        The bands of its elements are not known, chemistry fails on it, or RDKit cannot place its
+        atoms.
     """
     if kind == "bands":
         try:
             return draw_bands(canonical, band_structure(canonical, _NUM_K))
         except NoBands as error:
             raise NoPicture(f"no bands: {error}") from error
+    if kind == "why":
+        explanation, reason = explain(bundle, canonical)
+        if explanation is None:
+            raise NoPicture(f"cannot be explained: {reason}")
+        return draw_explanation(explanation)
     return draw_unit(canonical)
 
 

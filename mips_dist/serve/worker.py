@@ -25,7 +25,8 @@ from mips_dist.data.properties import read_property
 from mips_dist.errors import MipsError, UsageError
 from mips_dist.serve.pictures import KINDS, NoPicture, draw
 from mips_dist.threads import one_thread
-from mips_dist.use.predictor import REJECTED, Prediction, Predictor, spell
+from mips_dist.use.prediction import REJECTED, Prediction, spell
+from mips_dist.use.predictor import Predictor
 
 OUT_OF_MEMORY_EXIT = 77
 MEMORY_BYTES = 4 * 10**9  # that one polymer may take
@@ -59,10 +60,11 @@ class Tasks:
         bundles = {name: self._predictor.bundles[name] for name in properties}
         return Predictor(bundles).predict_canonical(canonical)
 
-    def picture(self, text: str, kind: str) -> tuple[str, str]:
-        """Return an SVG and no reason, or no SVG and why there is none."""
+    def picture(self, text: str, what: tuple[str, str]) -> tuple[str, str]:
+        """Return an SVG of a kind, for a property; or no SVG and why there is none."""
+        kind, name = what
         try:
-            return draw(canonicalize(text.strip()), kind), ""
+            return draw(canonicalize(text.strip()), kind, self._predictor.bundles[name]), ""
         except (InvalidPolymer, NoPicture) as error:
             return "", str(error)
 

@@ -118,7 +118,7 @@ def test_what_is_served(server):
 
 
 def test_pictures_stand_alone(server):
-    for kind in ("unit", "bands"):
+    for kind in ("unit", "bands", "why&property=nc"):
         status, headers, text = server.ask(f"/picture.svg?psmiles=*c1ccc(*)s1&kind={kind}")
         assert (status, headers["content-type"]) == (200, "image/svg+xml")
         assert "script" not in text

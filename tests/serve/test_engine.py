@@ -44,7 +44,7 @@ def test_a_polymer_that_ends_its_process_costs_its_row_alone(engine, model_dirs)
     # It is known now, and costs nothing more.
     started = psutil.Process(engine._process.pid).children()
     assert engine.predict(HANG, BOTH) == rows[1]
-    assert engine.picture(CRASH, "unit") == ("", rows[3]["reason"])
+    assert engine.picture(CRASH, "unit", "nc") == ("", rows[3]["reason"])
     assert psutil.Process(engine._process.pid).children() == started
 
 

@@ -185,12 +185,14 @@ function rowOf(row, properties) {
     const isBad = row.status !== "ok";
     name.append(element("span", (isBad ? "rejected, " : "") + row.reason, { class: isBad ? "note bad" : "note" }));
   }
-  line.append(picture, name, ...properties.map((property) => cellOf(property, row.values[property])));
+  line.append(picture, name, ...properties.map((property) => cellOf(row.canonical, property, row.values[property])));
   return line;
 }
 
+const pictureAddress = (query) => `picture.svg?${new URLSearchParams(query)}`;
+
 function pictureOf(canonical) {
-  const address = (kind) => `picture.svg?${new URLSearchParams({ psmiles: canonical, kind })}`;
+  const address = (kind) => pictureAddress({ psmiles: canonical, kind });
   const image = element("img", "", { src: address("unit"), alt: `repeat unit of ${canonical}`, loading: "lazy", width: 240, height: 150 });
   image.addEventListener("error", () => {
     image.replaceWith(element("span", "no picture", { class: "note" }));
@@ -198,13 +200,13 @@ function pictureOf(canonical) {
   const box = document.createElement("div");
   box.append(image);
   for (const [kind, words] of Object.entries(pictures)) {
-    if (kind === "unit") continue;
+    if (kind === "unit" || kind === "why") continue;
     box.append(element("a", kind, { href: address(kind), target: "_blank", rel: "noopener", "aria-label": `${words} of ${canonical}, in a new tab` }));
   }
   return box;
 }
 
-function cellOf(property, found) {
+function cellOf(canonical, property, found) {
   const cell = element("td", "", { role: "cell", "data-label": property + inUnit(found?.unit) });
   if (!found) {
     cell.append(element("span", "none", { class: "note" }));
@@ -215,12 +217,14 @@ function cellOf(property, found) {
     cell.append(element("span", `${shown(found.lower)} to ${shown(found.upper)}`, { class: "note" }));
     $("legend").textContent = "Below a value: the interval that holds nine values in ten, and whether the polymer is like those that the model was trained on.";
   } else if (!$("legend").textContent) {
-    $("legend").textContent = "These models have no calibration yet, so their values come without an interval.";
+    $("legend").textContent = "These models have no calibration, so their values come without an interval.";
   }
   if (found.in_domain !== null) {
     const words = found.in_domain ? "✓ in domain" : "⚠ outside the domain";
     cell.append(element("span", words, { class: found.in_domain ? "note good" : "note bad" }));
   }
+  const why = pictureAddress({ psmiles: canonical, kind: "why", property });
+  cell.append(element("a", "why", { href: why, target: "_blank", rel: "noopener", "aria-label": `${pictures.why} of ${property} of ${canonical}, in a new tab` }));
   return cell;
 }
 
