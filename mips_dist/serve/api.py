@@ -174,14 +174,9 @@ def build_api(
         properties = _known(request.properties or served, served)
         rows, batch = await _within(backend.predict(request.psmiles, properties))
         response.headers["X-Batch-Size"] = str(batch)
-        first: dict[str, int] = {}
-        for number, (text, row) in enumerate(zip(request.psmiles, rows, strict=True)):
-            row["psmiles"] = text
-            earlier = first.setdefault(row["canonical"], number)
-            if row["canonical"] and earlier < number:
-                note = f"same polymer as row {earlier}"
-                row["reason"] = f"{row['reason']}; {note}" if row["reason"] else note
-        return PredictResponse(properties=list(properties), rows=[Row(**row) for row in rows])
+        answer = [Row(psmiles=text, **row) for text, row in zip(request.psmiles, rows, strict=True)]
+        _note_twins(answer)
+        return PredictResponse(properties=list(properties), rows=answer)
 
     @api.get("/picture.svg", summary="Draw a polymer", response_class=Response)
     async def picture(
@@ -244,6 +239,16 @@ def _known(names: list[str], served: list[str]) -> tuple[str, ...]:
                 422, f"properties: no model of '{name[:40]}'{meant}; there are {', '.join(served)}"
             )
     return tuple(dict.fromkeys(names))
+
+
+def _note_twins(rows: list[Row]) -> None:
+    """Say of every polymer that stood in an earlier row which one that was."""
+    first: dict[str, int] = {}
+    for number, row in enumerate(rows):
+        earlier = first.setdefault(row.canonical, number)
+        if row.canonical and earlier < number:
+            note = f"same polymer as row {earlier}"
+            row.reason = f"{row.reason}; {note}" if row.reason else note
 
 
 async def _within(answer: Awaitable[Any]) -> Any:
