@@ -28,7 +28,7 @@ from mips_dist.data.properties import (
 from mips_dist.data.schema import model_schema
 from mips_dist.errors import MipsError, UsageError
 from mips_dist.train.baselines import BASELINES
-from mips_dist.train.fold_config import FoldConfig, PropertyRows, load_pretrained
+from mips_dist.train.fold_config import FoldConfig, PropertyRows, load_pretrained, pretrained_path
 from mips_dist.train.results import GP_TREES
 from mips_dist.train.study_chains import StudyChains, load_chains
 from mips_dist.train.study_features import read_features
@@ -304,7 +304,7 @@ def load_study(config: FinetuneConfig, sets: list[LabelledSet], rejects: list[Re
         kept_folds[name] = fold[has]
     _write_rejects(rejects, run_dir / REJECTS_FILE)
     return Study(
-        config=config,
+        config=replace(config, pretrained=pretrained_path(config)),
         properties=[labelled.property for labelled, _ in chosen.values()],
         rows=rows,
         folds=kept_folds,
