@@ -57,48 +57,50 @@ def run_server(directories: Sequence[Path], host: str, port: int, num_replicas: 
         A damaged model; Ray does not start, or ends.
     """
     console = Console(stderr=True)
-    is_local = host in _LOCAL
+    is_local = f"[{host}]" in _LOCAL if ":" in host else host in _LOCAL
     if not is_local:
-        console.print(
+        print(
             f"warning: {host} can be reached from other machines, and this server asks nobody who "
-            "they are; put a proxy with authentication before it"
+            "they are; put a proxy with authentication before it",
+            file=sys.stderr,
         )
     _check_free(host, port)
     places = [str(directory.resolve()) for directory in directories]
-    with _interruptible() as stop:
-        try:
-            with console.status("loading the models once, to check them"):
-                engine = Engine(places)
-                about = engine.about
-                engine.close()
-            stdout = sys.stdout
-            # Ray prints there what it thinks of processes that end, those that it ends itself too.
-            with (
-                open(os.devnull, "w") as nowhere,
-                redirect_stdout(nowhere),
-                _ray(num_replicas, host, port, console),
-            ):
-                with console.status(f"loading the models into {num_replicas} replicas"):
-                    logs = LoggingConfig(enable_access_log=False, log_level="WARNING")
-                    hosts = _LOCAL if is_local else ()
-                    try:
-                        serve.run(
-                            application(places, about, hosts, num_replicas),
-                            name="mips",
-                            logging_config=logs,
-                        )
-                    except RuntimeError as error:
-                        raise MipsError(
-                            "the replicas did not start; is there memory for "
-                            f"{num_replicas}? Give fewer (--replicas)"
-                        ) from error
-                names = ", ".join(card["property"] for card in about["models"])
-                shown = f"[{host}]" if ":" in host else host
-                line = f"serving {names} at http://{shown}:{port}/ (Ctrl-C stops)"
-                print(line, file=stdout, flush=True)
-                _wait(stop)
-        except KeyboardInterrupt:
-            pass
+    interrupt = _Interrupt()
+    interrupt.listen()
+    try:
+        with console.status("loading the models once, to check them"):
+            engine = Engine(places)
+            about = engine.about
+            engine.close()
+        stdout = sys.stdout
+        # Ray prints there what it thinks of processes that end, those that it ends itself too.
+        with (
+            open(os.devnull, "w") as nowhere,
+            redirect_stdout(nowhere),
+            _ray(num_replicas, host, port, console, interrupt),
+        ):
+            with console.status(f"loading the models into {num_replicas} replicas"):
+                logs = LoggingConfig(enable_access_log=False, log_level="WARNING")
+                hosts = _LOCAL if is_local else ()
+                try:
+                    serve.run(
+                        application(places, about, hosts, num_replicas),
+                        name="mips",
+                        logging_config=logs,
+                    )
+                except RuntimeError as error:
+                    raise MipsError(
+                        "the replicas did not start; is there memory for "
+                        f"{num_replicas}? Give fewer (--replicas)"
+                    ) from error
+            names = ", ".join(card["property"] for card in about["models"])
+            shown = f"[{host}]" if ":" in host else host
+            line = f"serving {names} at http://{shown}:{port}/ (Ctrl-C stops)"
+            print(line, file=stdout, flush=True)
+            _wait(interrupt.is_sent)
+    except KeyboardInterrupt:
+        pass
     return 130
 
 
@@ -118,28 +120,27 @@ def _check_free(host: str, port: int) -> None:
         ) from error
 
 
-@contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Turn the first SIGINT or SIGTERM into KeyboardInterrupt, and ignore what follows."""
-    stop = threading.Event()
+class _Interrupt:
+    """Turns the first SIGINT or SIGTERM into KeyboardInterrupt, and ignores what follows."""
 
-    def interrupt(*_: object) -> None:
-        if not stop.is_set():
-            stop.set()
+    def __init__(self) -> None:
+        self.is_sent = threading.Event()
+
+    def listen(self) -> None:
+        """Take both signals; again after a step in which Ray takes SIGTERM, to abort on it."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._answer)
+
+    def _answer(self, *_: object) -> None:
+        if not self.is_sent.is_set():
+            self.is_sent.set()
             raise KeyboardInterrupt
 
-    before = {
-        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
 
 @contextmanager
-def _ray(num_replicas: int, host: str, port: int, console: Console) -> Iterator[None]:
+def _ray(
+    num_replicas: int, host: str, port: int, console: Console, interrupt: _Interrupt
+) -> Iterator[None]:
     """Run a Ray of our own, with Serve's HTTP proxy; stop both and remove what they wrote."""
     # Short: the path of a Unix socket ends at 107 characters.
     temporary = tempfile.mkdtemp(prefix="mips-serve-")
@@ -149,12 +150,14 @@ def _ray(num_replicas: int, host: str, port: int, console: Console) -> Iterator[
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         with console.status("starting Ray"):
             _start_ray(num_replicas, temporary)
+            interrupt.listen()
             logging.getLogger("ray.serve").setLevel(logging.ERROR)
             serve.start(
                 proxy_location="HeadOnly",
                 http_options={"host": host, "port": port, "keep_alive_timeout_s": 60},
                 logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
             )
+        interrupt.listen()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         yield
     finally:

@@ -112,8 +112,12 @@ def server(model_dirs: list[Path]) -> Iterator[Server]:
         server = Server(process, f"http://127.0.0.1:{port}", model_dirs)
         yield server
         children = psutil.Process(process.pid).children(recursive=True)
-        # As Ctrl-C in a terminal: every process of the group gets it.
-        os.killpg(process.pid, signal.SIGINT)
+        # Ctrl-C in a terminal goes to every process of the group; the command alone answers it.
+        for child in children:
+            if os.getpgid(child.pid) == process.pid:
+                child.send_signal(signal.SIGINT)
+        assert server.ask("/ready")[0] == 200
+        process.terminate()
         assert process.wait(60) == 130
         assert (process.stdout.read(), process.stderr.read()) == ("", "")
         assert os.listdir(temporary) == []
