@@ -8,9 +8,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mips_dist.train.regressor import PolymerRegressor as PolymerRegressor
+    from mips_dist.train.regressor import canonical_groups as canonical_groups
+    from mips_dist.use.embed import embed as embed
     from mips_dist.use.predictor import load as load
 
-_MODULE_OF = {"load": "mips_dist.use.predictor"}
+_MODULE_OF = {
+    "PolymerRegressor": "mips_dist.train.regressor",
+    "canonical_groups": "mips_dist.train.regressor",
+    "embed": "mips_dist.use.embed",
+    "load": "mips_dist.use.predictor",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,22 +1,20 @@
-"""Hydra configuration to strict dataclasses, and the one place where errors become exit codes."""
+"""Hydra configuration to strict dataclasses."""
 
 import difflib
-import errno
-import os
 import re
 import sys
-import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from mips_dist.data.files import write_atomically
-from mips_dist.errors import MipsError, UsageError
+from mips_dist.errors import UsageError, guarded, needs_extra
+
+# Entry files import this module before others, so that they too end in one line.
+with needs_extra():
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
 C = TypeVar("C")
 
@@ -184,34 +182,3 @@ def run(
         return main(compose(schema, config_name, [a for a in arguments if a != "--debug"]))
 
     return guarded(call, debug)
-
-
-def guarded(call: Callable[[], int | None], debug: bool = False) -> int:
-    """Call a function and return its exit code; errors that a user can act on become one line.
-
-    Anything else is a defect of ours and keeps its traceback.
-    """
-    try:
-        return call() or 0
-    except MipsError as error:
-        if os.environ.get("RANK", "0") != "0":
-            # All ranks meet the same error: rank 0 says it once, and a launcher, which ends every
-            # rank as soon as one has failed, must not end it before.
-            time.sleep(2.0)
-            return error.exit_code
-        if debug:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        if debug:
-            traceback.print_exc()
-        where = f" ({error.filename})" if error.filename else ""
-        remedy = "; free some space and run the same command again" * (error.errno == errno.ENOSPC)
-        # An OSError that a library made itself may have words only.
-        what = error.strerror or " ".join(str(error).split()) or type(error).__name__
-        print(f"error: {what}{where}{remedy}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to continue", file=sys.stderr)
-        return 130

@@ -133,6 +133,7 @@ def _run(study: Study, run_dir: Path, ledger: Ledger, console: Console) -> list[
             study, [{"cells": [list(c) for c in group]} for group in todo], board, keep
         )
         summaries = _summaries(study, ledger)
+        console.print(render(summaries, study.num_polymers()))
         # What a network makes of permuted labels is good for nothing.
         if config.save_model and config.permute_labels is None:
             jobs = _model_jobs(study, run_dir, ledger, summaries)
@@ -203,7 +204,6 @@ def _report(
         "failures": failures,
     }
     write_json(summaries, about, run_dir / "results.json")
-    console.print(render(summaries, study.num_polymers()))
     num_rejects = len((run_dir / REJECTS_FILE).read_text(encoding="utf-8").splitlines()) - 1
     if num_rejects:
         console.print(f"{num_rejects} rows could not be used: see {run_dir / REJECTS_FILE}")

@@ -15,10 +15,13 @@ The same command again continues the run; `--help` lists every key. Defines func
 launcher this file is the module `__main__`.
 """
 
-from mips_dist.config import run
-from mips_dist.train import launcher  # before torch, whose import takes seconds
-from mips_dist.train.engine import leave
-from mips_dist.train.pretraining import PretrainConfig, train
+from mips_dist.errors import needs_extra
+
+with needs_extra():
+    from mips_dist.config import run
+    from mips_dist.train import launcher  # before torch, whose import takes seconds
+    from mips_dist.train.engine import leave
+    from mips_dist.train.pretraining import PretrainConfig, train
 
 
 def main(config: PretrainConfig) -> int:

@@ -6,11 +6,14 @@ preprocess repair output=DIR [input=FILE]`` makes again what is bad.
 
 import sys
 
-from mips_dist.config import run
-from preprocess.pipeline import PreprocessConfig, preprocess
-from preprocess.pool import interrupt_on_sigterm
-from preprocess.repair import RepairConfig, repair
-from preprocess.verify import VerifyConfig, verify
+from mips_dist.errors import needs_extra
+
+with needs_extra():
+    from mips_dist.config import run
+    from preprocess.pipeline import PreprocessConfig, preprocess
+    from preprocess.pool import interrupt_on_sigterm
+    from preprocess.repair import RepairConfig, repair
+    from preprocess.verify import VerifyConfig, verify
 
 
 def main() -> int:

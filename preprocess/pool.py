@@ -129,8 +129,9 @@ class WorkerPool:
         except Exception as error:  # Ray raises bare ones
             first_line = str(error).strip().partition("\n")[0]
             raise MipsError(
-                f"Ray does not start ({first_line}); look at RAY_ADDRESS and at the load of this "
-                "machine, and run the same command again"
+                f"Ray does not start ({first_line}); look at RAY_ADDRESS, at the token of the "
+                "cluster (RAY_AUTH_MODE, ~/.ray/auth_token) and at the load of this machine, and "
+                "run the same command again"
             ) from error
         interrupt_on_sigterm()  # in place of Ray's handler, which prints a stack
 

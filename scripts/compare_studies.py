@@ -14,8 +14,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from mips_dist.config import guarded
-from mips_dist.errors import MipsError, UsageError
+from mips_dist.errors import MipsError, UsageError, guarded
 from mips_dist.train.results import NETWORK, Cell, FoldResult
 from mips_dist.train.study import IDENTITY_FILE, LEDGER_FILE
 

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mips_dist.config import guarded
-from mips_dist.errors import MipsError, UsageError
+from mips_dist.errors import MipsError, UsageError, guarded
 
 EVERY = 20
 TRAIN = "train_loss"

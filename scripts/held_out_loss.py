@@ -14,11 +14,10 @@ from typing import cast
 import torch
 import torch.distributed as dist
 
-from mips_dist.config import guarded
 from mips_dist.data.loader import MaskedAtomLoader
 from mips_dist.data.masking import MaskingConfig
 from mips_dist.data.schema import known_schema
-from mips_dist.errors import MipsError, UsageError
+from mips_dist.errors import MipsError, UsageError, guarded
 from mips_dist.model.bundle import Bundle, load_bundle
 from mips_dist.model.mips import MaskedAtomModel
 from mips_dist.model.released import model_directory

@@ -9,7 +9,8 @@ Keys are those of `mips plan`. Full lines: the paper's batch of 1,024; dashed: 1
 import math
 import sys
 
-from mips_dist.config import compose, guarded
+from mips_dist.config import compose
+from mips_dist.errors import guarded
 from mips_dist.train.plan import model_size, scan
 from mips_dist.train.plan_config import PlanConfig
 from mips_dist.train.zero import choose_stage

@@ -15,9 +15,8 @@ from typing import cast
 from held_out_loss import measure
 from omegaconf import OmegaConf
 
-from mips_dist.config import guarded
 from mips_dist.data.schema import known_schema, model_schema
-from mips_dist.errors import MipsError, UsageError
+from mips_dist.errors import MipsError, UsageError, guarded
 from mips_dist.model.bundle import load_bundle, save_bundle
 from mips_dist.model.mips import MaskedAtomModel
 from mips_dist.train.pretrain_config import PretrainConfig

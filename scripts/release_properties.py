@@ -11,12 +11,11 @@ from pathlib import Path
 
 import torch
 
-from mips_dist.config import guarded
 from mips_dist.data.batch import collate
 from mips_dist.data.block import PolymerBlock
 from mips_dist.data.schema import known_schema
 from mips_dist.data.shards import load
-from mips_dist.errors import MipsError, UsageError
+from mips_dist.errors import MipsError, UsageError, guarded
 from mips_dist.model.bundle import CONFIG, load_bundle, save_bundle
 from mips_dist.model.mips import PropertyModel
 from mips_dist.model.released import RELEASED_DIR

@@ -15,9 +15,10 @@ from os import environ
 import torch
 
 from mips_dist.chem.sample import featurize
-from mips_dist.config import compose, guarded
+from mips_dist.config import compose
 from mips_dist.data.batch import PolymerBatch, collate
 from mips_dist.data.block import stack
+from mips_dist.errors import guarded
 from mips_dist.model.mips import MaskedAtomModel
 from mips_dist.train import engine
 from mips_dist.train.engine import TrainEngine

@@ -141,7 +141,7 @@ def featurize_each(
     """
     try:
         return make(canonicals), {}
-    except MipsError:
+    except (MipsError, ImportError):
         raise  # this machine lacks something; no polymer is at fault
     except Exception:  # someone in the list raises; below each is asked for its own
         samples: list[Sample] = []

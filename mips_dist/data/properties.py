@@ -46,6 +46,8 @@ class Property:
         Physical unit; "1" for a number without unit, "" where it is not known.
     file
         Path of the csv; names in configs/property/ are relative to the data folder.
+    column, psmiles_column
+        Columns of the csv; an empty psmiles_column is psmiles, else smiles.
     published
         The row that the literature gives, or None.
     training
@@ -58,6 +60,7 @@ class Property:
     unit: str = ""
     file: str = ""
     column: str = "value"
+    psmiles_column: str = ""
     published: Published | None = None
     training: dict[str, Any] = field(default_factory=dict)
 
@@ -158,7 +161,7 @@ def _read_one(
     prop: Property, spellings: dict[str, str | InvalidPolymer]
 ) -> tuple[LabelledSet, list[Reject]]:
     header, records = read_csv(Path(prop.file))
-    psmiles_column = find_column(prop.file, header)
+    psmiles_column = find_column(prop.file, header, prop.psmiles_column)
     value_column = find_column(prop.file, header, prop.column)
     rejects: list[Reject] = []
     rows: list[int] = []
@@ -180,7 +183,8 @@ def _read_one(
             canonicals.append(canonical)
             values.append(value)
     if not rows:
-        raise MipsError(f"{prop.file}: no usable row with a value in column '{prop.column}'")
+        first = f" (row {rejects[0].row}, from 0: {rejects[0].reason})" if rejects else ""
+        raise MipsError(f"{prop.file}: no usable row with a value in column '{prop.column}'{first}")
     row_array = np.array(rows, dtype=np.int64)
     return LabelledSet(prop, row_array, canonicals, np.array(values)), rejects
 

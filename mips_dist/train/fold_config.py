@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ from mips_dist.data.schema import known_schema
 from mips_dist.errors import MipsError
 from mips_dist.model.bundle import load_bundle
 from mips_dist.model.mips import MaskedAtomModel, MipsConfig
-from mips_dist.model.released import model_directory
+from mips_dist.model.released import model_directory, released_models
 
 PROTOCOLS = ("strict", "paper")
 
@@ -95,6 +96,13 @@ class PropertyRows:
     sample: Indices
     row: Indices
     value: Values
+
+
+def pretrained_path(config: FoldConfig) -> str | None:
+    """Return `pretrained` as it holds in any working directory: trials may run on other hosts."""
+    if config.pretrained is None or config.pretrained in released_models():
+        return config.pretrained
+    return str(Path(config.pretrained).resolve())
 
 
 def load_pretrained(config: FoldConfig) -> MaskedAtomModel:

@@ -28,7 +28,7 @@ from mips_dist.data.properties import (
 from mips_dist.data.schema import model_schema
 from mips_dist.errors import MipsError, UsageError
 from mips_dist.train.baselines import BASELINES
-from mips_dist.train.fold_config import FoldConfig, PropertyRows, load_pretrained
+from mips_dist.train.fold_config import FoldConfig, PropertyRows, load_pretrained, pretrained_path
 from mips_dist.train.results import GP_TREES
 from mips_dist.train.study_chains import StudyChains, load_chains
 from mips_dist.train.study_features import read_features
@@ -53,6 +53,8 @@ class FinetuneConfig(FoldConfig):
         Folder of the eight sets; default $MIPS_DATA/benchmark.
     input, targets, units
         A csv of one's own instead: its path, label columns, and their units (none or all).
+    psmiles_column
+        Of that csv; None: psmiles, else smiles.
     properties
         Which of the eight sets to run; the folds are always over all eight.
     shards
@@ -95,6 +97,7 @@ class FinetuneConfig(FoldConfig):
     input: str | None = None
     targets: list[str] = field(default_factory=list)
     units: list[str] = field(default_factory=list)
+    psmiles_column: str | None = None
     properties: list[str] = field(default_factory=lambda: list(BENCHMARK))
     shards: str | None = None
     baselines: list[str] = field(default_factory=lambda: ["mean", "boosting"])
@@ -218,7 +221,13 @@ def read_sets(config: FinetuneConfig) -> tuple[list[LabelledSet], list[Reject]]:
     if config.input is not None:
         units = config.units or [""] * len(config.targets)
         properties = [
-            Property(name=target, unit=unit, file=config.input, column=target)
+            Property(
+                name=target,
+                unit=unit,
+                file=config.input,
+                column=target,
+                psmiles_column=config.psmiles_column or "",
+            )
             for target, unit in zip(config.targets, units, strict=True)
         ]
     else:
@@ -235,7 +244,8 @@ def read_sets(config: FinetuneConfig) -> tuple[list[LabelledSet], list[Reject]]:
         name = labelled.property.name
         if found < needed:
             raise MipsError(
-                f"{name}: {found} polymers; num_folds={config.num_folds} needs {needed}"
+                f"{name}: {found} polymers; num_folds={config.num_folds} needs {needed}; "
+                "label more, or use a released model (mips predict -p NAME)"
             )
         if np.ptp(labelled.value) == 0:
             raise MipsError(f"{name}: all values are {labelled.value[0]:g}; nothing to learn")
@@ -294,7 +304,7 @@ def load_study(config: FinetuneConfig, sets: list[LabelledSet], rejects: list[Re
         kept_folds[name] = fold[has]
     _write_rejects(rejects, run_dir / REJECTS_FILE)
     return Study(
-        config=config,
+        config=replace(config, pretrained=pretrained_path(config)),
         properties=[labelled.property for labelled, _ in chosen.values()],
         rows=rows,
         folds=kept_folds,

@@ -1,4 +1,6 @@
-"""Pieces of a study as Ray Tune trials on this machine, each in a process of its own.
+"""Pieces of a study as Ray Tune trials, each in a process of its own.
+
+They run on this machine, or on the cluster that RAY_ADDRESS names, as preprocessing does.
 
 The one module of training that imports Ray. The ledger of the study decides what is done; Ray's own
 state is thrown away.
@@ -28,10 +30,10 @@ from mips_dist.train.results import Cell, FoldResult
 from mips_dist.train.study import FinetuneConfig, Study
 from mips_dist.train.tables import Summary
 
+# Made for desktops; it is what binds a local Ray to 127.0.0.1. An address given to ray.init is
+# replaced by one that other machines can reach.
+LOCAL_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 RAY_ENVIRONMENT = {
-    # Made for desktops; it is what binds a local Ray to 127.0.0.1. An address given to ray.init is
-    # replaced by one that other machines can reach.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -40,12 +42,14 @@ RAY_ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 RAY_LINK = ".ray"
+SHARED_FOLDER = ".tune"  # of run_dir, where a cluster keeps its state of the study
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
 # A trial whose process dies starts again this often; an error that it reports is final.
 MAX_DEATHS = 3
 # Ray gives its own processes 30 s, which is short on a crowded machine.
 NUM_STARTS = 4
 SECONDS_BETWEEN_REPORTS = 5.0
+SECONDS_TO_ANSWER = 120.0  # of a node of a cluster
 REFRESHES_PER_SECOND = 2
 
 Job = dict[str, Any]
@@ -135,20 +139,46 @@ class RayTrials:
     def _start(self) -> None:
         if self._temporary is not None:
             return
-        for name, value in RAY_ENVIRONMENT.items():
+        address = os.environ.get("RAY_ADDRESS", "")
+        for name, value in (RAY_ENVIRONMENT | ({} if address else LOCAL_ENVIRONMENT)).items():
             os.environ.setdefault(name, value)
         import ray
 
+        # Tune logs the traceback of every dead process; what follows from it is said in a line.
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         # Not below run_dir: the path of a Unix socket ends at 107 characters. The link lets the
         # next driver remove what a killed one left.
         link = self._run_dir / RAY_LINK
         if link.is_symlink():
             shutil.rmtree(link.readlink(), ignore_errors=True)
             link.unlink()
-        self._temporary = tempfile.mkdtemp(prefix="mips-")
-        link.symlink_to(self._temporary)
-        # Tune logs the traceback of every dead process; what follows from it is said in a line.
-        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+        if address:
+            folder = str((self._run_dir / SHARED_FOLDER).resolve())
+            Path(folder).mkdir(exist_ok=True)
+        else:
+            folder = tempfile.mkdtemp(prefix="mips-")
+        self._temporary = folder
+        link.symlink_to(folder)
+        if address:
+            self._join_cluster(address, folder)
+        else:
+            self._start_here(folder)
+        shares = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        for key, share in (
+            ("CPU", self._config.cpus_per_trial),
+            ("GPU", self._config.gpus_per_trial),
+        ):
+            found = max((resources.get(key, 0.0) for resources in shares), default=0.0)
+            if share > found:
+                raise MipsError(
+                    f"{key.lower()}s_per_trial={share:g}, but Ray sees {found:g} {key}s "
+                    f"{'on its largest node' if address else 'here'}; give a share that fits"
+                    + (", or 0" if key == "GPU" else "")
+                )
+
+    def _start_here(self, folder: str) -> None:
+        import ray
+
         num_cpus = self._num_cpus()
         for attempt in range(1, NUM_STARTS + 1):
             try:
@@ -159,9 +189,9 @@ class RayTrials:
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                     object_store_memory=OBJECT_STORE_BYTES,
-                    _temp_dir=self._temporary,
+                    _temp_dir=folder,
                 )
-                break
+                return
             except Exception as error:  # Ray has no class for a start that takes too long
                 ray.shutdown()
                 if attempt == NUM_STARTS:
@@ -169,12 +199,37 @@ class RayTrials:
                         f"Ray did not start ({str(error).splitlines()[0]}); is the machine too "
                         "busy? The same command continues"
                     ) from error
-        found = ray.cluster_resources().get("GPU", 0.0)
-        if self._config.gpus_per_trial > found:
+
+    def _join_cluster(self, address: str, folder: str) -> None:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:  # Ray raises bare ones
             raise MipsError(
-                f"gpus_per_trial={self._config.gpus_per_trial:g}, but Ray sees {found:g} GPUs "
-                "here; give a share that fits, or 0"
-            )
+                f"no Ray at RAY_ADDRESS={address} ({str(error).strip().splitlines()[0]}); look at "
+                "the address, at the token (RAY_AUTH_MODE, ~/.ray/auth_token), and whether "
+                "versions there are those here"
+            ) from error
+        if not self._config.save_model:
+            return  # results come through Ray
+        sees = ray.remote(num_cpus=0, max_retries=0)(_is_folder)
+        for node in ray.nodes():
+            if not node["Alive"]:
+                continue
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            found = sees.options(scheduling_strategy=there).remote(folder)
+            try:
+                is_shared = ray.get(found, timeout=SECONDS_TO_ANSWER)
+            except ray.exceptions.RayError:  # lost meanwhile; trials go elsewhere
+                continue
+            if not is_shared:
+                raise MipsError(
+                    f"node {node['NodeManagerAddress']} does not see run_dir={self._run_dir}, "
+                    "where trials leave models; put it on a file system that all nodes share, or "
+                    "give save_model=false"
+                )
 
     def _num_cpus(self) -> int:
         """Return the CPUs to share out: those of the machine, or what num_workers trials want."""
@@ -183,6 +238,10 @@ class RayTrials:
         if share > num_cpus:
             raise MipsError(f"cpus_per_trial={share:g} is more than the {num_cpus} cores here")
         return num_cpus
+
+
+def _is_folder(path: str) -> bool:
+    return os.path.isdir(path)
 
 
 def _name(job: Job) -> str:

@@ -8,11 +8,14 @@
 import sys
 from collections.abc import Sequence
 
-from mips_dist.config import guarded, run
-from mips_dist.errors import UsageError
-from preprocess.corpus.embedded import EmbeddedConfig, write_embedded
-from preprocess.corpus.fetch import FetchConfig, fetch
-from preprocess.corpus.generate import GenerateConfig, generate
+from mips_dist.errors import UsageError, guarded, needs_extra
+
+with needs_extra():
+    from mips_dist.config import run
+    from preprocess.corpus.embedded import EmbeddedConfig, write_embedded
+    from preprocess.corpus.fetch import FetchConfig, fetch
+    from preprocess.corpus.generate import GenerateConfig, generate
+
 
 _USAGE = (
     "usage: python -m preprocess.corpus embedded output=FILE.csv | fetch pi1m output=FILE.csv | "

@@ -201,7 +201,7 @@ def read_labels(folder: StudyFolder, data: Path | None) -> dict[str, Labels]:
         The data are not there, or are not those of the study: other rows, polymers or labels.
     """
     config = folder.config
-    names_of_keys = ("data_dir", "input", "targets", "units", "num_folds")
+    names_of_keys = ("data_dir", "input", "targets", "units", "psmiles_column", "num_folds")
     asked: dict[str, Any] = {key: config[key] for key in names_of_keys if key in config}
     if data is not None:
         asked["data_dir" if asked.get("input") is None else "input"] = str(data)

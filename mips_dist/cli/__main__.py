@@ -1,0 +1,5 @@
+"""Run the command as ``python -m mips_dist.cli``."""
+
+from mips_dist.cli import main
+
+main()

@@ -1,0 +1,31 @@
+"""The ``mips`` command itself, and the arguments that verbs share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mips_dist.shell import Shell
+
+app = Shell(help="mips predicts properties of polymers, each the infinite chain of a P-SMILES.")
+
+Input = Annotated[Path, typer.Argument(metavar="FILE", help="csv or csv.gz with a psmiles column")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="csv or csv.gz to write")]
+Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks")]
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        from importlib.metadata import version
+
+        print(f"mips-dist {version('mips-dist')}")
+        raise typer.Exit
+
+
+@app.callback()
+def mips(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Take the options that stand before a verb."""

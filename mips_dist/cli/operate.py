@@ -1,0 +1,52 @@
+"""Verbs around the machines."""
+
+from typing import Annotated
+
+import typer
+
+from mips_dist.cli.app import Debug, app
+from mips_dist.errors import guarded
+from mips_dist.shell import OPERATE
+
+
+@app.command(rich_help_panel=OPERATE)
+def plan(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="see configs/plan.yaml")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Say what pre-training costs and where more GPUs stop to help.
+
+    Runs nothing. Prints memory of a GPU by ZeRO stage, the time of a step and its parts,
+    what a GPU sends, hours, preprocessing, disk, the same on 1 to 1,024 GPUs,
+    and what all of it rests on. docs/scaling.md derives the model and compares
+    it with measured steps.
+
+    What is trained: model (debug, small, base, large, xl), model.KEY,
+    precision, num_steps, global_batch_size, micro_batch_size,
+    activation_checkpointing, zero.stage, zero.offload, zero.bucket_elements.
+
+    On what: num_gpus, gpus_per_node; of a GPU gpu_gb (memory), peak_tflops,
+    peak_fraction (of it that a busy GPU reaches), layer_overhead_ms (of a
+    layer in a micro-batch, however small), memory_gb_s, loader_per_s (polymers);
+    between GPUs nvlink_gb_s (inside a machine), network_gb_s (of a machine to
+    others), latency_us.
+
+    From what: polymers (of the corpus), content (full, descriptors, topology).
+
+    Examples
+    --------
+    mips plan
+    mips plan model=base num_gpus=8 gpu_gb=80 polymers=1000000
+    mips plan model=xl num_gpus=64 network_gb_s=400
+    """
+
+    def work() -> None:
+        from mips_dist.config import compose
+        from mips_dist.train.plan import plan as make_plan
+        from mips_dist.train.plan_config import PlanConfig
+
+        print("\n".join(make_plan(compose(PlanConfig, "plan", overrides or []))))
+
+    raise typer.Exit(guarded(work, debug))
