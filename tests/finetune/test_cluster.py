@@ -87,34 +87,34 @@ def run(
     words: list[str], environment: dict[str, str], folder: Path
 ) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [*COMMAND, *words], env=environment, cwd=folder, capture_output=True, text=True, timeout=300
+        [*COMMAND, *words], env=environment, cwd=folder, capture_output=True, text=True, timeout=550
     )
 
 
 @pytest.fixture(scope="module")
-def here(cluster: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same study on a Ray of its own."""
-    environment = {name: value for name, value in cluster.items() if name != "RAY_ADDRESS"}
-    folder = tmp_path_factory.mktemp("here")
-    done = run(["run_dir=run"], environment, folder)
+def there(cluster: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study on the cluster, which also made its shards."""
+    folder = tmp_path_factory.mktemp("there")
+    done = run(["run_dir=run"], cluster, folder)
     assert done.returncode == 0, done.stderr
     return folder / "run"
 
 
-def test_a_study_on_a_cluster_is_that_of_one_machine(cluster, here, tmp_path):
-    done = run(["run_dir=run", f"shards={here / 'shards'}"], cluster, tmp_path)
+def test_a_study_on_a_cluster_is_that_of_one_machine(cluster, there, tmp_path):
+    alone = {name: value for name, value in cluster.items() if name != "RAY_ADDRESS"}
+    done = run(["run_dir=run", f"shards={there / 'shards'}"], alone, tmp_path)
     assert done.returncode == 0, done.stderr
     for name in ("results.csv", "models/tg_K/weights.safetensors"):
-        assert (tmp_path / "run" / name).read_bytes() == (here / name).read_bytes()
+        assert (tmp_path / "run" / name).read_bytes() == (there / name).read_bytes()
     # Nothing of Ray is left in the folder.
-    assert not {".ray", ".tune"} & {path.name for path in (tmp_path / "run").iterdir()}
+    assert not {".ray", ".tune"} & {path.name for path in there.iterdir()}
 
 
-def test_another_token_is_one_line(cluster, here, tmp_path):
+def test_another_token_is_one_line(cluster, there, tmp_path):
     token = tmp_path / "token"
     token.write_text("6" * 64)
     other = cluster | {"RAY_AUTH_TOKEN_PATH": str(token)}
-    done = run(["run_dir=run", f"shards={here / 'shards'}"], other, tmp_path)
+    done = run(["run_dir=run", f"shards={there / 'shards'}"], other, tmp_path)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]  # after what Ray says
     assert last.startswith("error: no Ray at RAY_ADDRESS=127.0.0.1:"), done.stderr
@@ -123,8 +123,8 @@ def test_another_token_is_one_line(cluster, here, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_a_share_that_no_node_has_is_one_line(cluster, here, tmp_path):
-    words = ["run_dir=run", f"shards={here / 'shards'}", "cpus_per_trial=3"]
+def test_a_share_that_no_node_has_is_one_line(cluster, there, tmp_path):
+    words = ["run_dir=run", f"shards={there / 'shards'}", "cpus_per_trial=3"]
     done = run(words, cluster, tmp_path)
     assert done.returncode == 1
     assert "cpus_per_trial=3, but Ray sees 2 CPUs on its largest node" in done.stderr
