@@ -64,19 +64,20 @@ def measure(shards: str, run_dir: str, preset: str, precision: str, steps: int, 
     trainer = pretraining.build_engine(run)
     loader = pretraining.build_loader(run)
     feed = pretraining.open_feed(run, loader, 0)
+    replay = pretraining.build_replay(run, trainer)
     state = pretraining.TrainState()
     seconds, waits, work, floors = [], [], [], []
     group = 1 if not on_gpu else max(1, steps // 5)  # steps between two looks at the clock
     with StopSignal() as stop:
         for _ in range(WARM_UP_STEPS[ranks.device.type]):
-            pretraining.train_step(run, trainer, feed, state, stop, lambda: None)
+            pretraining.train_step(run, trainer, feed, state, stop, lambda: None, replay)
         for _ in range(steps // group):
             floors.append(floor_rate(DTYPES[precision], clock, ranks.device))
             flops, wait = 0.0, 0.0
             start = clock()
             for _ in range(group):
                 done, batches = pretraining.train_step(
-                    run, trainer, feed, state, stop, lambda: None
+                    run, trainer, feed, state, stop, lambda: None, replay
                 )
                 flops += 3 * sum(forward_flops(run.model, batch) for batch in batches)
                 wait += done.data_wait / done.seconds

@@ -56,7 +56,7 @@ def measure(config: PretrainConfig, ranks: Ranks, stage: int, batch: PolymerBatc
         held.clear()
         for is_last in (False, True):
             loss = masked_atom_loss(trainer(batch), masked_classes(batch))
-            trainer.backward(loss.loss_sum, RANKS * 2 * loss.count, is_last=is_last)
+            trainer.backward(loss.loss_sum, RANKS * 2 * batch.num_masked, is_last=is_last)
             held.append(asdict(trainer.state_bytes()))
         trainer.step(1e-4)
     between, before = held

@@ -26,6 +26,13 @@ FORBIDDEN = {
     "mips_dist.shell": {"torch", "ray", "hydra", "omegaconf", "rdkit", "numpy", "mips_dist.model"},
     "mips_dist.page": {"torch", "ray", "deepspeed", "hydra", "rdkit", "mips_dist.data"},
     "mips_dist.train.sweep": {"deepspeed", "hydra"},
+    "mips_dist.serve": {"deepspeed", "hydra", "mips_dist.train"},
+    **{
+        f"mips_dist.serve.{name}": {"torch", "rdkit", "ray", "mips_dist.use", "mips_dist.model"}
+        for name in ("api", "engine", "guard")
+    },
+    "mips_dist.serve.worker": {"ray", "fastapi", "starlette"},
+    "mips_dist.serve.pictures": {"ray", "fastapi", "starlette"},
     "mips_dist.use": {"ray", "deepspeed", "mips_dist.train"},
     "mips_dist.use.report": {"ray", "deepspeed", "hydra"},  # it reads what training wrote
     "mips_dist.pretrain": {"ray", "deepspeed"},

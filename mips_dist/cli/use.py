@@ -250,3 +250,58 @@ def fragments(
         fragments_file(input, model, output)
 
     raise typer.Exit(guarded(work, debug))
+
+
+@app.command()
+def serve(
+    properties: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-p",
+            "--property",
+            help="egc, egb, eea, ei, xc, eps, nc or eat; repeatable [without -m: all]",
+            autocompletion=complete_property,
+        ),
+    ] = None,
+    models: Annotated[
+        list[Path] | None, typer.Option("-m", "--model", help="model directory; repeatable")
+    ] = None,
+    host: Annotated[str, typer.Option("--host", help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
+    replicas: Annotated[
+        int, typer.Option("--replicas", min=1, max=256, help="processes that compute")
+    ] = 1,
+    debug: Debug = False,
+) -> None:
+    """Serve predictions as a web page and a JSON API.
+
+    The page at http://127.0.0.1:8000/ takes P-SMILES or a csv; POST /predict,
+    GET /picture.svg, /models, /health, /ready and /openapi.json are for
+    programs. Listens on this machine alone, and runs until Ctrl-C.
+    docs/serve.md says more.
+
+    Examples
+    --------
+    mips serve
+    mips serve -p egc -p nc --port 8080
+    mips serve -m runs/mine/models/tg_K --replicas 4
+    """
+
+    def work() -> int:
+        from mips_dist.errors import MipsError
+        from mips_dist.model.released import property_model
+
+        directories = [*map(property_model, properties or []), *(models or [])]
+        try:
+            from mips_dist.data.properties import BENCHMARK
+            from mips_dist.serve.app import run_server
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("mips_dist"):
+                raise
+            raise MipsError(
+                "the server needs Ray Serve, which is not installed: pip install 'mips-dist[serve]'"
+            ) from error
+        everything = map(property_model, BENCHMARK)
+        return run_server(directories or [*everything], host, port, replicas)
+
+    raise typer.Exit(guarded(work, debug))

@@ -62,14 +62,31 @@ class PolymerBatch:
 
     is_masked: Tensor | None = None  # (N,) bool, atoms hidden from the model
     masked_atom: Tensor | None = None  # (M,) long, the same as indices
+    # Atoms, cells and masked atoms without padding; None where there is none (see data.padding).
+    real_sizes: tuple[int, int, int] | None = None
 
     @property
     def num_graphs(self) -> int:
         """Return the number of polymers."""
         return len(self.sample_index)
 
+    @property
+    def num_atoms(self) -> int:
+        """Return the number of atoms, without padding."""
+        return len(self.token_slot) if self.real_sizes is None else self.real_sizes[0]
+
+    @property
+    def num_cells(self) -> int:
+        """Return the number of distinct (query, key), without padding."""
+        return len(self.cell_slot) if self.real_sizes is None else self.real_sizes[1]
+
+    @property
+    def num_masked(self) -> int:
+        """Return the number of masked atoms, without padding."""
+        return len(self.masked_atoms()) if self.real_sizes is None else self.real_sizes[2]
+
     def masked_atoms(self) -> Tensor:
-        """Return the masked atoms as indices (M,), in order.
+        """Return the masked atoms as indices (M,), in order, padding behind them.
 
         Where they are not there yet they are looked for, for which a GPU must be waited for.
         """
@@ -80,7 +97,7 @@ class PolymerBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PolymerBatch":
         """Return the batch on a device."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def record_stream(self, stream: torch.cuda.Stream) -> None:
         """Tell a GPU's allocator that a stream reads the batch."""
@@ -89,9 +106,22 @@ class PolymerBatch:
             tensor.record_stream(stream)
             return tensor
 
-        self._map(record)
+        self.map(record)
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> "PolymerBatch":
+    def tensors(self) -> list[Tensor]:
+        """Return all tensors of the batch, those of each kind of batch in one order."""
+        found: list[Tensor] = []
+
+        def add(tensor: Tensor) -> Tensor:
+            found.append(tensor)
+            return tensor
+
+        self.map(add)
+        return found
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "PolymerBatch":
+        """Return the batch with every tensor changed."""
+
         def changed(value: Any) -> Any:
             if isinstance(value, Tensor):
                 return change(value)
@@ -118,6 +148,7 @@ class FlatBatch:
     parts: list[tuple[str, str, torch.dtype, torch.Size, int]]
     num_packs: int
     pack_size: int
+    real_sizes: tuple[int, int, int] | None
 
     @classmethod
     def of(cls, batch: PolymerBatch) -> "FlatBatch":
@@ -138,7 +169,13 @@ class FlatBatch:
         data = torch.empty(end, dtype=torch.uint8)
         for flat, (*_, start) in zip(flats, parts, strict=True):
             data[start : start + len(flat)] = flat
-        return cls(data=data, parts=parts, num_packs=batch.num_packs, pack_size=batch.pack_size)
+        return cls(
+            data=data,
+            parts=parts,
+            num_packs=batch.num_packs,
+            pack_size=batch.pack_size,
+            real_sizes=batch.real_sizes,
+        )
 
     def to(
         self, device: torch.device | str, non_blocking: bool = False, staging: Tensor | None = None
@@ -166,7 +203,8 @@ class FlatBatch:
                 found[name][key] = tensor
             else:
                 found[name] = tensor
-        return PolymerBatch(**found, num_packs=self.num_packs, pack_size=self.pack_size)
+        found |= {"num_packs": self.num_packs, "pack_size": self.pack_size}
+        return PolymerBatch(**found, real_sizes=self.real_sizes)
 
 
 def collate(block: PolymerBlock, pack_size: int | None = DEFAULT_PACK_SIZE) -> PolymerBatch:
@@ -211,7 +249,7 @@ def collate(block: PolymerBlock, pack_size: int | None = DEFAULT_PACK_SIZE) -> P
     )
 
 
-def _path_bonds(block: PolymerBlock) -> dict[str, Tensor]:
+def _path_bonds(block: PolymerBlock) -> dict[str, Any]:
     if block.num_path_bonds is None:
         return {}
     bonds = block.bonds()

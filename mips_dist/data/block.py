@@ -97,6 +97,14 @@ class PolymerBlock:
         """Return the number of polymers."""
         return len(self.psmiles)
 
+    @property
+    def num_bytes(self) -> int:
+        """Return the bytes of its arrays, and of its spellings about."""
+        values = [getattr(self, f.name) for f in fields(self)]
+        values += [*self.descriptors.values(), *self.descriptor_valid.values()]
+        arrays = sum(value.nbytes for value in values if isinstance(value, np.ndarray))
+        return arrays + 128 * len(self)
+
     @cached_property
     def offsets(self) -> dict[str, Array]:
         """First ragged row of each polymer: count field -> (G + 1,) int64."""

@@ -17,6 +17,7 @@ from mips_dist.data.masking import (
     drop_descriptors,
 )
 from mips_dist.data.order import WINDOW_SIZE, Piece, TrainingOrder, hash_keys, held_out, split
+from mips_dist.data.padding import Capacity, pad
 from mips_dist.data.prefetch import prefetch
 from mips_dist.data.reader import ShardReader, WindowReader
 from mips_dist.errors import MipsError
@@ -106,6 +107,7 @@ class MaskedAtomLoader:
             )
         per_block = np.add.reduceat(~is_held_out, reader.first, dtype=np.int64)
         self._order = TrainingOrder(seed, per_block, window_size)
+        self._capacity: Capacity | None = None
         self._held_out: tuple[PolymerBlock, list[Array]] | None = None
 
     @property
@@ -130,6 +132,19 @@ class MaskedAtomLoader:
         else:
             blocks = self._select_across(pieces, samples, parts)
         return [self._batch(block, step, hide_descriptors=False) for block in blocks]
+
+    def hold_blocks(self, most_bytes: float) -> None:
+        """Read what finds room in some bytes now, once for all processes that make batches."""
+        self._reader.hold(most_bytes)
+
+    def pad_batches(self, steps: range) -> None:
+        """From now on pad training batches to one shape, taken from those of some steps.
+
+        A batch that is larger stays as it is.
+        """
+        self._capacity = None
+        batches = [batch for step in steps for batch in self.micro_batches(step)]
+        self._capacity = Capacity.over(batches)
 
     def steps(
         self, steps: range, num_workers: int = 0
@@ -221,11 +236,13 @@ class MaskedAtomLoader:
         elif step != _VALIDATION_STEP:
             block = corrupt_descriptors(block, self.seed, step, block.row, self.masking)
         mask = atom_mask(self.seed, step, block.row, block.num_atoms, self.masking.rate)
-        return replace(
+        batch = replace(
             collate(block, self.pack_size),
             is_masked=torch.from_numpy(mask),
             masked_atom=torch.from_numpy(np.flatnonzero(mask)),
         )
+        capacity = None if step == _VALIDATION_STEP else self._capacity
+        return pad(batch, capacity) if capacity and capacity.holds(batch) else batch
 
 
 def _validation_samples(reader: ShardReader, is_held_out: Array) -> Array:

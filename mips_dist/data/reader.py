@@ -72,6 +72,7 @@ class ShardReader:
             raise no_polymer(folder)
         self.num_samples: Array = np.array([block.num_samples for _, block in self._blocks])
         self.first: Array = np.cumsum(self.num_samples) - self.num_samples
+        self._held: dict[int, PolymerBlock] = {}
         self._names_crc: list[int] = []
         sizes, keys = [], []
         for shard in shards:
@@ -102,10 +103,28 @@ class ShardReader:
         """
         for start in range(0, len(blocks), _TOGETHER):
             numbers = blocks[start : start + _TOGETHER].tolist()
-            parts = [self._parts(*self._blocks[number]) for number in numbers]
-            data = iter(self._store.parts([p for of_block in parts for p in of_block.values()]))
-            for number, of_block in zip(numbers, parts, strict=True):
-                yield self._decode(number, of_block, {name: next(data) for name in of_block})
+            absent = [number for number in numbers if number not in self._held]
+            parts = {number: self._parts(*self._blocks[number]) for number in absent}
+            wanted = [part for of_block in parts.values() for part in of_block.values()]
+            data = iter(self._store.parts(wanted))
+            for number in numbers:
+                if number in self._held:
+                    yield self._held[number]
+                else:
+                    members = {name: next(data) for name in parts[number]}
+                    yield self._decode(number, parts[number], members)
+
+    def hold(self, most_bytes: float) -> None:
+        """Read blocks into memory for good, as many of the first ones as find room in it.
+
+        Processes that are forked afterwards share them.
+        """
+        left = most_bytes
+        for number, block in enumerate(self.read(np.arange(len(self._blocks)))):
+            left -= block.num_bytes
+            if left < 0:
+                return
+            self._held[number] = block
 
     def _parts(self, shard: ShardRecord, block: BlockRecord) -> dict[str, Part]:
         wanted = [TOPOLOGY, NAMES]

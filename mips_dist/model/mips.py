@@ -230,9 +230,10 @@ class MipsEncoder(nn.Module):
             bias_XBTT = bias_XBTT.to(rows.dtype).contiguous()  # once for all layers
             wanted = batch.token_slot if atoms is None else batch.token_slot.index_select(0, atoms)
             token_slot = None
-            # Else the first shape of each would be compiled for itself.
-            for tensor in (rows, bias_XBTT, wanted):
-                torch._dynamo.maybe_mark_dynamic(tensor, 0)
+            if not torch.compiler.is_compiling():  # as part of a larger whole, of one shape
+                # Else the first shape of each would be compiled for itself.
+                for tensor in (rows, bias_XBTT, wanted):
+                    torch._dynamo.maybe_mark_dynamic(tensor, 0)
         run = self._train_layers if self.training else _run_layers
         again = self.recomputes_layers and torch.is_grad_enabled()
         seeds = self._seeds(rows.device)

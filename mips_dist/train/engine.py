@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from mips_dist.errors import MipsError, UsageError
 from mips_dist.train import launcher, partitions
-from mips_dist.train.flat_gradients import use_flat_gradients
+from mips_dist.train.flat_gradients import add_gradients, use_flat_gradients
 from mips_dist.train.partitions import StateBytes
 from mips_dist.train.ranks import Ranks, leave_quietly
 from mips_dist.train.zero import ZeroConfig
@@ -195,7 +195,6 @@ class TrainEngine:
         clip_norm: float = 0.0,
     ) -> None:
         import deepspeed
-        from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 
         self.ranks = ranks
         self.stage = stage
@@ -213,7 +212,7 @@ class TrainEngine:
                 dist_init_required=False,
                 config=self._deepspeed_config(micro_batch_size, grad_accum_steps),
             )
-        if isinstance(self._engine.optimizer, BF16_Optimizer):
+        if self.has_gradient_sums:
             use_flat_gradients(self._engine.optimizer)
 
     def _build_sharded(self, make_module: Callable[[], nn.Module]) -> nn.Module:
@@ -290,10 +289,40 @@ class TrainEngine:
         A loss that is not finite gives a gradient that is not finite either, on which all ranks
         agree in `step`.
         """
-        is_finite = torch.isfinite(loss_sum.detach())
-        scale = torch.where(is_finite, self.ranks.world_size / global_count, torch.nan)
         self._engine.set_gradient_accumulation_boundary(is_last)
-        self._engine.backward(loss_sum * scale.to(loss_sum.dtype), scale_wrt_gas=False)
+        self._engine.backward(self.scaled(loss_sum, global_count), scale_wrt_gas=False)
+
+    def scaled(self, loss_sum: Tensor, global_count: Tensor | float) -> Tensor:
+        """Return the loss whose gradients, averaged over ranks, are those of the step."""
+        scale = torch.as_tensor(self.ranks.world_size / global_count, device=loss_sum.device)
+        scale = scale.masked_fill(~torch.isfinite(loss_sum.detach()), torch.nan)
+        return loss_sum * scale.to(loss_sum.dtype)
+
+    # ---- gradients that others take, where DeepSpeed keeps sums of them in memory of their own
+
+    @property
+    def has_gradient_sums(self) -> bool:
+        """Whether `gradient_sums` are there: at stage 1 in bf16, without offload."""
+        from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+
+        return isinstance(self._engine.optimizer, BF16_Optimizer)
+
+    def gradient_sums(self) -> list[Tensor]:
+        """Return the fp32 sums that `step` takes; they stay where they are in memory."""
+        return self._engine.optimizer.fp32_groups_actual_gradients_flat
+
+    def share_weights(self, twin: nn.Module) -> None:
+        """Let another module of the same kind use the memory of the weights."""
+        twin.load_state_dict(self.module.state_dict(), assign=True)
+
+    def add_gradients(self, gradients: Mapping[str, Tensor]) -> None:
+        """Add gradients of a `scaled` loss, by parameter name, to the sums."""
+        add_gradients(self._engine.optimizer, dict(self.module.named_parameters()), gradients)
+
+    def end_backward(self, *, is_last: bool) -> None:
+        """Do what `backward` does behind a micro-batch whose gradients were added."""
+        self._engine.set_gradient_accumulation_boundary(is_last)
+        self._engine.allreduce_gradients()
 
     def step(self, lr: float) -> StepResult:
         """Clip and apply the accumulated gradient, unless its norm is not finite on some rank."""

@@ -23,9 +23,9 @@ def forward_flops(model: MipsConfig, batch: PolymerBatch) -> float:
     """Return the floating-point operations of one forward pass over real tokens."""
     return forward_work(
         model,
-        atoms=len(batch.token_slot),
-        cells=len(batch.cell_slot),
-        masked=len(batch.masked_atoms()),
+        atoms=batch.num_atoms,
+        cells=batch.num_cells,
+        masked=batch.num_masked,
         polymers=batch.num_graphs,
     )
 

@@ -6,17 +6,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+LEFT_OUT = -100  # the class of padding, which counts nowhere
+
 
 @dataclass(frozen=True, slots=True)
 class MaskedAtomLoss:
     """What a micro-batch adds to the step: sums, never means, so that any split adds up alike.
 
-    ``loss_sum`` () float32 with gradient, nats; ``num_correct`` () int64; ``count`` masked atoms.
+    ``loss_sum`` () float32 with gradient, nats; ``num_correct`` () int64.
     """
 
     loss_sum: Tensor
     num_correct: Tensor
-    count: int
 
 
 def masked_atom_loss(logits: Tensor, classes: Tensor) -> MaskedAtomLoss:
@@ -27,12 +28,14 @@ def masked_atom_loss(logits: Tensor, classes: Tensor) -> MaskedAtomLoss:
     logits
         (M, 101), masked atoms only.
     classes
-        (M,) int64.
+        (M,) int64; `LEFT_OUT` where a row counts nothing.
     """
-    loss_sum = functional.cross_entropy(logits.float(), classes, reduction="sum")
+    loss_sum = functional.cross_entropy(
+        logits.float(), classes, reduction="sum", ignore_index=LEFT_OUT
+    )
     with torch.no_grad():
         num_correct = (logits.argmax(dim=-1) == classes).sum()
-    return MaskedAtomLoss(loss_sum, num_correct, len(classes))
+    return MaskedAtomLoss(loss_sum, num_correct)
 
 
 def class_entropy(class_counts: Tensor) -> float:

@@ -29,6 +29,7 @@ from mips_dist.train.plan import activation_bytes, count_parameters
 from mips_dist.train.pretrain_config import QUICKSTART_SHARDS, PretrainConfig
 from mips_dist.train.probe import Probe
 from mips_dist.train.ranks import Ranks
+from mips_dist.train.replay import Replay
 from mips_dist.train.resume import TrainState, find_checkpoint, is_finished, restore, save
 from mips_dist.train.run_dir import RunDir
 from mips_dist.train.signals import StopSignal
@@ -41,6 +42,8 @@ from mips_dist.train.zero import choose_stage
 # Small packs waste less on pairs of different polymers, large ones keep a GPU busy.
 _PACK_SIZE = {"cpu": 64, "cuda": 128}
 _MOST_LOADER_WORKERS = 8  # of a rank that has a GPU
+_HELD_BYTES = 4e9  # of polymers that the loader's processes share, some 2 kB each
+_STEPS_FOR_SHAPE = 8  # steps whose batches show how large those to come will be
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,7 +131,7 @@ def train_loop(
 ) -> int:
     """Step until the end or a signal, with checkpoints and validation; then leave the model."""
     config = run.config
-    feed = open_feed(run, loader, state.step)
+    feed, replay = open_feed(run, loader, state.step), build_replay(run, trainer)
     on_gpu = run.ranks.device.type == "cuda"
     pending: PendingReport | None = None
     work = 0.0
@@ -145,7 +148,7 @@ def train_loop(
     result = validate_if_due(run, trainer, loader, state, recorder)
     while state.step < config.num_steps:
         watchdog.progress(state.step + 1)
-        pending, batches = train_step(run, trainer, feed, state, stop, settle)
+        pending, batches = train_step(run, trainer, feed, state, stop, settle, replay)
         work = step_flops(run.model, batches, run.ranks)
         is_last = state.step == config.num_steps
         is_saved = is_last or state.step % config.checkpoint_every == 0
@@ -253,7 +256,8 @@ def build_engine(run: Run) -> TrainEngine:
         module = MaskedAtomModel(run.model)
         module.encoder.recomputes_layers = config.activation_checkpointing
         if run.ranks.device.type == "cuda" or config.compile:
-            module.encoder.run_packed(is_compiled=compiles_layers(run))
+            # What is replayed is compiled as a whole; the rare batch that is too large is not.
+            module.encoder.run_packed(is_compiled=compiles_layers(run) and not replays(run))
         return module
 
     return TrainEngine(
@@ -285,6 +289,30 @@ def compiles_layers(run: Run) -> bool:
         raise UsageError("compile=true works up to zero.stage=2; use compile=null")
     on_gpu = run.ranks.device.type == "cuda"
     return on_gpu and run.stage[0] < 3 if asked is None else asked
+
+
+def replays(run: Run) -> bool:
+    """Whether a GPU replays what it has recorded: where DeepSpeed keeps sums of gradients apart."""
+    config = run.config
+    return (
+        run.ranks.device.type == "cuda"
+        and compiles_layers(run)
+        and config.precision == "bf16"
+        and run.stage[0] == 1
+        and config.zero.offload == "none"
+        and not config.activation_checkpointing
+        and not run.model.bond_path_bias
+    )
+
+
+def build_replay(run: Run, trainer: TrainEngine) -> Replay | None:
+    """Build what trains padded batches, where a GPU replays it."""
+    if not replays(run):
+        return None
+    twin = MaskedAtomModel(run.model).to(run.ranks.device, trainer.dtype)
+    trainer.share_weights(twin)
+    twin.encoder.run_packed(is_compiled=False)
+    return Replay(trainer, twin, is_compiled=True)
 
 
 def build_loader(run: Run) -> MaskedAtomLoader:
@@ -320,5 +348,10 @@ def open_feed(run: Run, loader: MaskedAtomLoader, first_step: int) -> Feed:
         local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         share = len(os.sched_getaffinity(0)) // local_size - 1
         num_workers = max(1, min(_MOST_LOADER_WORKERS, share)) if on_gpu else 0
+    if num_workers:
+        # Each would decode every window for its few steps of it.
+        loader.hold_blocks(_HELD_BYTES)
     steps = range(first_step, run.config.num_steps)
+    if replays(run):
+        loader.pad_batches(steps[:_STEPS_FOR_SHAPE])
     return Feed(loader.steps(steps, num_workers), ranks.device)

@@ -88,7 +88,7 @@ class Probe:
         trainer.module.eval()
         loss = masked_atom_loss(trainer.module(placed), masked_classes(placed))
         trainer.module.train()
-        return float(loss.loss_sum) / loss.count
+        return float(loss.loss_sum) / placed.num_masked
 
     def check(self, trainer: TrainEngine, stored: float, precision: str, where: str) -> None:
         """Raise `MipsError` where the loss is not the stored one.

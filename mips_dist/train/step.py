@@ -16,6 +16,7 @@ from mips_dist.train.feed import Feed, Readback
 from mips_dist.train.metrics import StepReport
 from mips_dist.train.objective import masked_atom_loss
 from mips_dist.train.optim import learning_rate
+from mips_dist.train.replay import Replay
 from mips_dist.train.resume import TrainState
 from mips_dist.train.signals import StopSignal
 from mips_dist.train.validation import masked_classes
@@ -59,11 +60,13 @@ def train_step(
     state: TrainState,
     stop: StopSignal,
     meanwhile: Callable[[], None],
+    replay: Replay | None = None,
 ) -> tuple[PendingReport, list[PolymerBatch]]:
     """Do one optimizer step and advance the state.
 
     On a GPU nothing here waits for it before ``meanwhile``, which is called when all of the
-    backward pass has been asked of it and is the place for other work.
+    backward pass has been asked of it and is the place for other work. ``replay`` does the padded
+    micro-batches, where there is one.
 
     Returns
     -------
@@ -76,13 +79,19 @@ def train_step(
     def number(value: float) -> Tensor:
         return torch.full((1,), value, dtype=torch.float64, device=ranks.device)
 
-    count = ranks.total(number(sum(len(batch.masked_atoms()) for batch in batches))).clamp(min=1)
+    count = ranks.total(number(sum(batch.num_masked for batch in batches))).clamp(min=1)
     sums = torch.zeros(2, dtype=torch.float64, device=ranks.device)
     for micro_batch, batch in enumerate(batches):
         seed_dropout(config.seed, state.step, ranks.rank, micro_batch)
-        loss = masked_atom_loss(trainer(batch), masked_classes(batch))
-        trainer.backward(loss.loss_sum, count.squeeze(), is_last=micro_batch == len(batches) - 1)
-        sums += torch.stack([loss.loss_sum.detach(), loss.num_correct])
+        is_last = micro_batch == len(batches) - 1
+        if replay is not None and batch.real_sizes is not None:
+            loss_sum, num_correct = replay(batch, count.squeeze())
+            trainer.end_backward(is_last=is_last)
+        else:
+            loss = masked_atom_loss(trainer(batch), masked_classes(batch))
+            loss_sum, num_correct = loss.loss_sum, loss.num_correct
+            trainer.backward(loss_sum, count.squeeze(), is_last=is_last)
+        sums += torch.stack([loss_sum.detach(), num_correct])
     feed.ahead()
     meanwhile()
 

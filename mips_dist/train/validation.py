@@ -10,7 +10,7 @@ from mips_dist.data.batch import PolymerBatch
 from mips_dist.data.loader import MaskedAtomLoader
 from mips_dist.model.embedding import NUM_ATOM_CLASSES, atom_class
 from mips_dist.train.engine import TrainEngine
-from mips_dist.train.objective import class_entropy, masked_atom_loss
+from mips_dist.train.objective import LEFT_OUT, class_entropy, masked_atom_loss
 
 
 def _nothing_counted() -> Tensor:
@@ -46,8 +46,15 @@ class Validation:
 
 
 def masked_classes(batch: PolymerBatch) -> Tensor:
-    """Return the classes (M,) of the masked atoms, in the order of the model's logits."""
-    return atom_class(batch.atom_features.index_select(0, batch.masked_atoms()))
+    """Return the classes (M,) of the masked atoms, in the order of the model's logits.
+
+    Padding has the class that the cross-entropy leaves out.
+    """
+    classes = atom_class(batch.atom_features.index_select(0, batch.masked_atoms()))
+    if batch.real_sizes is None:
+        return classes
+    assert batch.is_masked is not None
+    return classes.masked_fill(~batch.is_masked[batch.masked_atoms()], LEFT_OUT)
 
 
 def validate(trainer: TrainEngine, loader: MaskedAtomLoader) -> Validation:

@@ -20,7 +20,9 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("engine")
     return {
         "folder": folder,
-        **work("stages+save_and_go_on+splits+offload+recompute+xl+memory", folder, ranks=2),
+        **work(
+            "stages+save_and_go_on+splits+offload+recompute+replayed+xl+memory", folder, ranks=2
+        ),
     }
 
 
@@ -109,6 +111,15 @@ def test_computing_layers_again_gives_the_same_bits(two):
     found = two["recompute"]
     for setup in ("fp32-0", "fp32-1", "fp32-3", "bf16-2", "bf16-3"):
         assert found[f"{setup}-True"] == found[f"{setup}-False"], setup
+
+
+def test_what_a_gpu_replays_adds_the_same_gradients(two):
+    found = two["replayed"]
+    assert max(found["errors"]) < 5e-3, "bf16, sums in another order"
+    assert all(close([ours], [other], 1e-3) for ours, other in found["losses"])
+    losses = [loss for loss, _ in found["losses"]]
+    assert losses[2] < losses[0], "the twin's weights are those that the step changed"
+    assert min(found["norms"]) > 0
 
 
 def test_the_largest_preset_is_built_in_parts_and_steps(two):

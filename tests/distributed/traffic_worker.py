@@ -102,7 +102,7 @@ def count(
 def step(trainer: TrainEngine, batch: PolymerBatch, accum: int) -> None:
     for number in range(accum):
         loss = masked_atom_loss(trainer(batch), masked_classes(batch))
-        trainer.backward(loss.loss_sum, 2 * accum * loss.count, is_last=number == accum - 1)
+        trainer.backward(loss.loss_sum, 2 * accum * batch.num_masked, is_last=number == accum - 1)
     trainer.step(1e-3)
 
 

@@ -15,6 +15,7 @@ from mips_dist.chem.sample import featurize
 from mips_dist.config import compose
 from mips_dist.data.batch import PolymerBatch, collate
 from mips_dist.data.block import stack
+from mips_dist.data.padding import Capacity, pad
 from mips_dist.model.mips import MaskedAtomModel, MipsConfig
 from mips_dist.train import checkpoint, engine
 from mips_dist.train.engine import TrainEngine
@@ -23,6 +24,7 @@ from mips_dist.train.optim import OptimizerConfig, make_adam
 from mips_dist.train.plan import count_parameters
 from mips_dist.train.pretrain_config import PretrainConfig
 from mips_dist.train.ranks import Ranks
+from mips_dist.train.replay import Replay
 from mips_dist.train.validation import masked_classes
 
 SETUPS = [("fp32", stage) for stage in range(4)] + [("bf16", stage) for stage in (1, 2, 3)]
@@ -81,10 +83,53 @@ def steps_of(trainer: TrainEngine, batch: PolymerBatch, steps: int) -> list[floa
     for step in range(steps):
         torch.manual_seed(step)
         loss = masked_atom_loss(trainer(batch), masked_classes(batch))
-        trainer.backward(loss.loss_sum, 2 * loss.count, is_last=True)
+        trainer.backward(loss.loss_sum, 2 * batch.num_masked, is_last=True)
         trainer.step(1e-3)
         losses.append(float(loss.loss_sum.detach()))
     return losses
+
+
+def replayed(ranks: Ranks, folder: Path) -> dict:
+    """Gradient sums of what a GPU records, on padded batches, beside DeepSpeed's own."""
+    config = MipsConfig(
+        hidden_dim=64, num_layers=3, num_heads=4, ffn_dim=256, descriptors=[], dropout=0.0
+    )
+
+    def make() -> MaskedAtomModel:
+        torch.manual_seed(0)
+        return MaskedAtomModel(config)
+
+    trainer = TrainEngine(
+        make,
+        lambda parameters: make_adam(parameters, OptimizerConfig()),
+        ranks,
+        stage=1,
+        precision="bf16",
+        grad_accum_steps=2,
+    )
+    twin = make().to(trainer.dtype)
+    trainer.share_weights(twin)
+    replay = Replay(trainer, twin, is_compiled=False)
+    batch = replace(polymers(), path_bond_pair=None)
+    padded = pad(batch, Capacity.over([batch]))
+    count = torch.tensor(2.0 * ranks.world_size * batch.num_masked)
+    (sums,) = trainer.gradient_sums()
+    found: dict = {"norms": [], "errors": [], "losses": []}
+    for _ in range(3):
+        for is_last in (False, True):
+            loss = masked_atom_loss(trainer(batch), masked_classes(batch))
+            trainer.backward(loss.loss_sum, count, is_last=is_last)
+        expected = sums.clone()
+        sums.zero_()
+        for is_last in (False, True):
+            loss_sum, num_correct = replay.compute(padded, count)
+            trainer.end_backward(is_last=is_last)
+        found["errors"].append(float((sums - expected).norm() / expected.norm()))
+        found["losses"].append([float(loss.loss_sum.detach()), float(loss_sum)])
+        assert int(num_correct) == int(loss.num_correct)
+        found["norms"].append(float(trainer.step(1e-2).grad_norm))
+    trainer.close()
+    return found
 
 
 def recompute(ranks: Ranks, folder: Path) -> dict:
@@ -245,6 +290,7 @@ TASKS = {
     "splits": splits,
     "offload": offload,
     "recompute": recompute,
+    "replayed": replayed,
     "xl": xl,
     "memory": memory,
 }

@@ -13,6 +13,7 @@ from mips_dist.finetune import _report, _summaries
 from mips_dist.train.cells import run_cells, study_cells
 from mips_dist.train.results import Cell, Ledger
 from mips_dist.train.study import FinetuneConfig, load_study, read_sets
+from mips_dist.train.tables import render
 from tests.finetune.learnable import label, tiny_model, write_csv
 from tests.shard_folder import polymers, write_shards
 
@@ -67,7 +68,9 @@ def test_permuted_labels_belong_to_the_study_and_every_table_says_so(config):
     for cell in study_cells(config):
         ledger.append(run_cells(study, [cell])[0])
     console = Console(record=True, width=200)
-    _report(study, run_dir, ledger, _summaries(study, ledger), {}, console)
+    summaries = _summaries(study, ledger)
+    console.print(render(summaries, study.num_polymers()))
+    _report(study, run_dir, ledger, summaries, {}, console)
     ledger.close()
     with open(run_dir / "results.csv") as file:
         assert {r["protocol"] for r in csv.DictReader(file)} == {"strict, labels permuted (seed 1)"}

@@ -1,6 +1,7 @@
 """The formulation for GPUs, run here: whole packs, one attention kernel, compiled layers."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mips_dist.data.batch import FlatBatch, PolymerBatch
+from mips_dist.data.padding import Capacity, pad
 from mips_dist.model.dropout import LEVELS, dropout, mixed_bits
 from mips_dist.model.mips import MaskedAtomModel
 from mips_dist.train.objective import masked_atom_loss
@@ -29,14 +31,21 @@ def gradients(model: MaskedAtomModel, batch: PolymerBatch) -> tuple[Tensor, dict
     loss = masked_atom_loss(logits, masked_classes(batch)).loss_sum
     found = torch.autograd.grad(loss, list(model.parameters()))
     names = [name for name, _ in model.named_parameters()]
-    return logits.detach(), dict(zip(names, found, strict=True))
+    return logits[: batch.num_masked].detach(), dict(zip(names, found, strict=True))
 
 
 def assert_same(
-    left: MaskedAtomModel, right: MaskedAtomModel, batch: PolymerBatch, to: float
+    left: MaskedAtomModel,
+    right: MaskedAtomModel,
+    batch: PolymerBatch,
+    to: float,
+    padded: PolymerBatch | None = None,
 ) -> None:
-    """Outputs and every gradient agree, relative to the largest number of each."""
-    outputs, grads = gradients(left, batch)
+    """Outputs and every gradient agree, relative to the largest number of each.
+
+    The left model gets the padded batch, where there is one.
+    """
+    outputs, grads = gradients(left, batch if padded is None else padded)
     others, other_grads = gradients(right, batch)
     torch.testing.assert_close(outputs, others, rtol=0, atol=to * float(others.abs().max()))
     for name, grad in other_grads.items():
@@ -87,6 +96,31 @@ def test_packed_dropout_drops_attention_and_keeps_the_mean(graphs):
     assert drawn.std(0).min() > 0
     error = (drawn.mean(0) - expected) / (drawn.std(0) / 400**0.5)
     assert error.abs().max() < 6
+
+
+def test_padding_changes_nothing(graphs):
+    batch = masked_batch(graphs)
+    padded = pad(batch, Capacity.over([batch]))
+    assert (padded.num_atoms, padded.num_cells) == (len(batch.token_slot), len(batch.cell_slot))
+    assert padded.num_masked == batch.num_masked < len(padded.masked_atoms())
+    assert sorted(padded.token_slot.tolist()) == list(range(padded.num_packs * padded.pack_size))
+    assert len(padded.cell_slot.unique()) == len(padded.cell_slot)
+    assert padded.pair_cell.unique().tolist() == list(range(len(padded.cell_slot)))
+    for is_packed in (False, True):
+        model = masked_atom_model(dropout=0.0, per_head_bias=True).double()
+        if is_packed:
+            model.encoder.run_packed(is_compiled=False)
+        assert_same(model, model, batch, 1e-12, padded)
+
+
+def test_a_batch_that_is_too_large_does_not_fit(graphs):
+    parts = graphs[:20], [*graphs[:10], *graphs[20:30]], graphs[:19]
+    small, large, fewer = (replace(masked_batch(part), path_bond_pair=None) for part in parts)
+    assert Capacity.over([small]).holds(small)
+    assert Capacity.over([large]).holds(large)
+    assert not Capacity.over([small]).holds(large)
+    assert not Capacity.over([small]).holds(fewer)
+    assert not Capacity.over([small]).holds(masked_batch(graphs[:20])), "bonds cannot be padded"
 
 
 def test_compiled_layers_are_compiled_once_and_equal_the_others(graphs):

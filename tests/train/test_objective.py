@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mips_dist.train.objective import class_entropy, masked_atom_loss
+from mips_dist.train.objective import LEFT_OUT, class_entropy, masked_atom_loss
 
 
 def test_sums_over_parts_are_the_sum_over_all():
@@ -14,7 +14,15 @@ def test_sums_over_parts_are_the_sum_over_all():
     parts = [masked_atom_loss(logits[a:b], classes[a:b]) for a, b in ((0, 3), (3, 3), (3, 20))]
     assert sum(float(p.loss_sum) for p in parts) == pytest.approx(float(whole.loss_sum))
     assert sum(int(p.num_correct) for p in parts) == int(whole.num_correct)
-    assert sum(p.count for p in parts) == whole.count == 20
+
+
+def test_what_is_left_out_counts_nowhere():
+    logits, classes = torch.randn(20, 101), torch.randint(0, 101, (20,))
+    whole = masked_atom_loss(logits[:13], classes[:13])
+    classes[13:] = LEFT_OUT
+    padded = masked_atom_loss(logits, classes)
+    assert float(padded.loss_sum) == pytest.approx(float(whole.loss_sum))
+    assert int(padded.num_correct) == int(whole.num_correct)
 
 
 def test_low_precision_logits_are_summed_in_fp32():

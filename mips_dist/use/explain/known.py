@@ -7,6 +7,7 @@ Legend: G sets of what is known, n atoms, N = G n.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -167,7 +168,7 @@ def repeated(batch: PolymerBatch, copies: int) -> PolymerBatch:
     def moved(values: Tensor, step: int) -> Tensor:
         return (values[None] + copy[:, None].to(values.dtype) * step).flatten()
 
-    bonds = {}
+    bonds: dict[str, Any] = {}
     if batch.path_bond_pair is not None:
         bonds = {
             "path_bond_pair": moved(batch.path_bond_pair, num_pairs),

@@ -1,0 +1,122 @@
+"""Batches of one shape: padded so that a GPU can replay what it has recorded for the first one.
+
+Padding stands behind everything real. A padding atom takes a free slot of the packs; padding pairs
+join padding atoms to slots of their own packs, each a cell in their own rows, so that no real atom
+ever attends to padding; what padding computes is finite, and nobody reads it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mips_dist.data.batch import PolymerBatch
+
+# Beyond the largest of some batches, whose sizes vary by a hundredth, those of masked atoms and of
+# pairs of one cell by more.
+_MARGIN, _MARGIN_MASKED, _MARGIN_REPEATS = 1.02, 1.04, 1.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Capacity:
+    """How much of each kind a padded batch has; atoms fill the packs.
+
+    ``num_repeats`` are pairs beyond the first of each cell.
+    """
+
+    num_polymers: int
+    num_packs: int
+    pack_size: int
+    num_cells: int
+    num_repeats: int
+    num_path_atoms: int
+    num_masked: int
+
+    @classmethod
+    def over(cls, batches: Sequence[PolymerBatch]) -> "Capacity":
+        """Return a little more than the largest of some batches needs."""
+
+        def most(sizes: list[int], margin: float = _MARGIN) -> int:
+            # Rounded up, as products and kernels like it.
+            return -(-int(max(sizes) * margin) // 8) * 8
+
+        repeats = [len(b.pair_key) - len(b.cell_slot) for b in batches]
+        return cls(
+            num_polymers=max(batch.num_graphs for batch in batches),
+            num_packs=max(int(b.num_packs * _MARGIN) for b in batches) + 1,
+            pack_size=min(batch.pack_size for batch in batches),
+            num_cells=most([len(b.cell_slot) for b in batches]),
+            num_repeats=most(repeats, _MARGIN_REPEATS),
+            num_path_atoms=most([len(b.path_atom) for b in batches]),
+            num_masked=most([b.num_masked for b in batches], _MARGIN_MASKED),
+        )
+
+    def holds(self, batch: PolymerBatch) -> bool:
+        """Whether a batch can be padded to it, with room for one padding atom and pair."""
+        return (
+            batch.num_graphs == self.num_polymers
+            and batch.pack_size == self.pack_size
+            and batch.num_packs < self.num_packs
+            and len(batch.cell_slot) < self.num_cells
+            and len(batch.pair_key) - len(batch.cell_slot) <= self.num_repeats
+            and len(batch.path_atom) <= self.num_path_atoms
+            and batch.num_masked <= self.num_masked
+            and batch.path_bond_pair is None
+        )
+
+
+def pad(batch: PolymerBatch, capacity: Capacity) -> PolymerBatch:
+    """Return a masked batch on the CPU padded to a capacity that holds it.
+
+    The padding atoms have no features, belong to polymer 0 by number and are not masked; entries of
+    ``masked_atom`` beyond ``num_masked`` point to one of them.
+    """
+    size = capacity.pack_size
+    num_slots = capacity.num_packs * size
+    is_free = torch.ones(num_slots, dtype=torch.bool)
+    is_free[batch.token_slot] = False
+    free = is_free.nonzero().squeeze(1)
+    num_atoms, num_pairs, num_cells = (
+        len(batch.token_slot),
+        len(batch.pair_key),
+        len(batch.cell_slot),
+    )
+    atom = num_atoms  # the first padding atom
+    more_cells = torch.arange(capacity.num_cells - num_cells)
+    more_pairs = capacity.num_cells + capacity.num_repeats - num_pairs
+    # One pair for each padding cell, and what is left for the last of them.
+    pair_cell = torch.arange(num_cells, num_cells + more_pairs).clamp(max=capacity.num_cells - 1)
+    more_paths = capacity.num_path_atoms - len(batch.path_atom)
+    path_pair = num_pairs + torch.arange(more_paths) % more_pairs
+    row = free[more_cells // size]
+
+    def behind(tensor: Tensor, padding: Tensor) -> Tensor:
+        return torch.cat([tensor, padding.to(tensor.dtype)])
+
+    def filled(tensor: Tensor, count: int, value: int = 0) -> Tensor:
+        shape = count, *tensor.shape[1:]
+        return torch.cat([tensor, torch.full(shape, value, dtype=tensor.dtype)])
+
+    assert batch.is_masked is not None, "no mask was set on the batch"
+    masked_atom = batch.masked_atoms()
+    return replace(
+        batch,
+        atom_features=filled(batch.atom_features, len(free)),
+        is_backbone=filled(batch.is_backbone, len(free)),
+        batch_index=filled(batch.batch_index, len(free)),
+        token_slot=behind(batch.token_slot, free),
+        num_packs=capacity.num_packs,
+        pair_query=filled(batch.pair_query, more_pairs, atom),
+        pair_key=filled(batch.pair_key, more_pairs, atom),
+        pair_hops=filled(batch.pair_hops, more_pairs),
+        pair_cell=behind(batch.pair_cell, pair_cell),
+        cell_slot=behind(batch.cell_slot, row * size + more_cells % size),
+        path_pair=behind(batch.path_pair, path_pair),
+        path_position=filled(batch.path_position, more_paths),
+        path_atom=filled(batch.path_atom, more_paths, atom),
+        path_weight=filled(batch.path_weight, more_paths),
+        is_masked=filled(batch.is_masked, len(free)),
+        masked_atom=filled(masked_atom, capacity.num_masked - len(masked_atom), atom),
+        real_sizes=(num_atoms, num_cells, len(masked_atom)),
+    )
