@@ -106,6 +106,7 @@ def test_a_damaged_study_file_is_refused_with_the_remedy(config, content):
 def test_the_model_comes_from_the_cells_of_this_command_alone(config):
     config.baselines = []
     study, run_dir = study_of(config), Path(config.run_dir)
+    config = study.config  # a copy, which the cells below are asked of
     ledger = Ledger(run_dir / "ledger.jsonl")
 
     def finish(protocol: str, seeds: list[int], r2: float, epoch: int) -> list[dict]:
