@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,7 +47,9 @@ def test_hosts(hosts):
 
     # Processes of a host are seen from there alone, and end with it.
     process = hosts.start("h2", ["sleep", "600"])
-    assert "sleep 600" in on(hosts, "h2", "ps", "ax").stdout
+    deadline = time.monotonic() + 30  # it enters the host before it is what it was asked to be
+    while "sleep 600" not in on(hosts, "h2", "ps", "ax").stdout:
+        assert time.monotonic() < deadline, "the process does not start"
     assert "sleep 600" not in on(hosts, "h1", "ps", "ax").stdout
     hosts.kill("h2")
     assert process.wait(10) != 0
