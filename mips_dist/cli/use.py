@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
-from mips_dist.cli.app import Debug, Input, Output, app
+from mips_dist.cli.app import Debug, Input, Models, Output, app, property_option
 from mips_dist.errors import guarded
-from mips_dist.shell import complete_property
 
 
 @app.command()
@@ -24,16 +23,9 @@ def predict(
     ] = None,
     properties: Annotated[
         list[str] | None,
-        typer.Option(
-            "-p",
-            "--property",
-            help="egc, egb, eea, ei, xc, eps, nc or eat; repeatable",
-            autocompletion=complete_property,
-        ),
+        property_option("egc, egb, eea, ei, xc, eps, nc or eat; repeatable"),
     ] = None,
-    models: Annotated[
-        list[Path] | None, typer.Option("-m", "--model", help="model directory; repeatable")
-    ] = None,
+    models: Models = None,
     workers: Annotated[
         int | None,
         typer.Option("--workers", min=1, help="processes [the cores at hand, fewer for few rows]"),
@@ -75,16 +67,9 @@ def explain(
     output: Annotated[Path, typer.Option("-o", "--output", help="folder to write; svg for bands")],
     properties: Annotated[
         list[str] | None,
-        typer.Option(
-            "-p",
-            "--property",
-            help="as in mips predict; repeatable",
-            autocompletion=complete_property,
-        ),
+        property_option("as in mips predict; repeatable"),
     ] = None,
-    models: Annotated[
-        list[Path] | None, typer.Option("-m", "--model", help="model directory; repeatable")
-    ] = None,
+    models: Models = None,
     debug: Debug = False,
 ) -> None:
     """Say what each atom and fragment adds to a prediction.
@@ -256,16 +241,9 @@ def fragments(
 def serve(
     properties: Annotated[
         list[str] | None,
-        typer.Option(
-            "-p",
-            "--property",
-            help="egc, egb, eea, ei, xc, eps, nc or eat; repeatable [without -m: all]",
-            autocompletion=complete_property,
-        ),
+        property_option("egc, egb, eea, ei, xc, eps, nc or eat; repeatable [without -m: all]"),
     ] = None,
-    models: Annotated[
-        list[Path] | None, typer.Option("-m", "--model", help="model directory; repeatable")
-    ] = None,
+    models: Models = None,
     host: Annotated[str, typer.Option("--host", help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
     replicas: Annotated[

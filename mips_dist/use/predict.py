@@ -53,7 +53,10 @@ def estimate(bundle: Bundle, canonical: str) -> tuple[Estimate | None, str]:
     unit = bundle.scaler["unit"]
     if bundle.calibration is None:
         return Estimate(value, None, None, None, None, unit), remark
-    found = bundle.calibration.reliability(_environments(canonical), value)
+    # The partner has read them already, with the other features of the chain.
+    has_partner = bundle.partner is not None
+    environments = _chain(canonical).environments if has_partner else _environments(canonical)
+    found = bundle.calibration.reliability(environments, value)
     return Estimate(value, *found, unit), remark
 
 
