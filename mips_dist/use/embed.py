@@ -35,7 +35,7 @@ from mips_dist.model.released import model_directory
 from mips_dist.threads import one_thread
 from mips_dist.use.canonicalize import COLUMNS
 from mips_dist.use.predict import featurized
-from mips_dist.use.table import PolymerTable
+from mips_dist.use.table import PolymerTable, is_psmiles
 
 DEFAULT_MODEL = "mips-small"
 ROW_GROUP = 512
@@ -188,7 +188,7 @@ class _Row:
 
 def _spelled(given: str) -> tuple[int, Iterator[tuple[str, str]]]:
     """Return the number of rows (0: not known) and of each canonical spelling and rejection."""
-    if "*" in given and not Path(given).exists():
+    if is_psmiles(given):
         try:
             return 1, iter([(canonicalize(given.strip()), "")])
         except InvalidPolymer as error:

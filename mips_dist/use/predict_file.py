@@ -18,7 +18,7 @@ from mips_dist.errors import MipsError, UsageError
 from mips_dist.use.known import Cells, KnownPolymers
 from mips_dist.use.prediction import REJECTED, Prediction, columns_of, kinds_of, with_note
 from mips_dist.use.sinks import sink
-from mips_dist.use.table import Chunk, PolymerTable
+from mips_dist.use.table import Chunk, PolymerTable, is_psmiles
 from mips_dist.use.workers import Failed, Workers
 
 # A process takes seconds to start: a second one has to be worth it.
@@ -41,7 +41,7 @@ def predict_given(
     """
     if not models:
         raise UsageError("nothing to predict; give a property (-p) or a model directory (-m)")
-    if "*" not in given or Path(given).exists():
+    if not is_psmiles(given):
         if output is None:
             raise UsageError("no output; give a file with -o, or -o - for standard output")
         predict_file(Path(given), models, output, num_workers)

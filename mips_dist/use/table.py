@@ -42,6 +42,11 @@ class Chunk:
     batch: "pa.RecordBatch | None" = None
 
 
+def is_psmiles(given: str) -> bool:
+    """Tell whether a text on the command line is a P-SMILES: it has a star and names no file."""
+    return "*" in given and not Path(given).exists()
+
+
 @dataclass(frozen=True, slots=True)
 class PolymerTable:
     """A csv, csv.gz or parquet table with a column of P-SMILES, read piece by piece.
