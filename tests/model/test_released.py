@@ -38,7 +38,7 @@ def test_a_model_is_named_by_path_or_released_name(tmp_path, monkeypatch):
         model_directory("mips-smal")
 
 
-@pytest.mark.parametrize("name", ["mips-small"])
+@pytest.mark.parametrize("name", ["mips-small", "mips-base"])
 def test_pretrained_models_fit_this_version(name):
     folder = RELEASED_DIR / name
     assert is_complete(folder)
@@ -48,7 +48,7 @@ def test_pretrained_models_fit_this_version(name):
     assert bundle.metrics["held_out_loss"] < bundle.metrics["held_out_class_entropy"]
 
 
-@pytest.mark.parametrize("name", ["mips-small"])
+@pytest.mark.parametrize("name", ["mips-small", "mips-base"])
 def test_fine_tuning_takes_a_released_model_by_its_name(name):
     released = load_bundle(RELEASED_DIR / name, known_schema()).model
     model = load_pretrained(FoldConfig(model=released.config, pretrained=name))
@@ -57,9 +57,10 @@ def test_fine_tuning_takes_a_released_model_by_its_name(name):
 
 
 @pytest.mark.needs_data
-def test_the_loss_of_a_released_model_is_that_of_its_card(data_dir, tmp_path):
+@pytest.mark.parametrize("name", ["mips-small", "mips-base"])
+def test_the_loss_of_a_released_model_is_that_of_its_card(name, data_dir, tmp_path):
     """From the corpus's first rows to the loss, through the commands, in fresh processes."""
-    bundle = load_bundle(RELEASED_DIR / "mips-small", known_schema())
+    bundle = load_bundle(RELEASED_DIR / name, known_schema())
     source = tmp_path / "first.csv"
     with gzip.open(data_dir / "corpus" / "pl1m_like.csv.gz", "rt", encoding="utf-8") as file:
         rows = itertools.islice(csv.reader(file), bundle.metrics["check_rows"] + 1)
@@ -78,7 +79,7 @@ def test_the_loss_of_a_released_model_is_that_of_its_card(data_dir, tmp_path):
     shards = tmp_path / "shards"
     made = run("-m", "preprocess", f"input={source}", f"output={shards}", "content=descriptors")
     assert made.returncode == 0, made.stderr
-    done = run("scripts/held_out_loss.py", "model=mips-small", f"shards={shards}")
+    done = run("scripts/held_out_loss.py", f"model={name}", f"shards={shards}")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     assert f"card     {bundle.metrics['check_loss']:.8f} (check_loss)" in done.stdout
 
