@@ -70,9 +70,15 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def execute(argv: list[str], timeout: float = 480) -> Outcome:
+def execute(argv: list[str], timeout: float = 480, cwd: Path | None = None) -> Outcome:
     done = subprocess.run(
-        argv, env=environment(), capture_output=True, text=True, timeout=timeout, check=False
+        argv,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=cwd,
+        check=False,
     )
     return Outcome(done.returncode, done.stdout, done.stderr)
 

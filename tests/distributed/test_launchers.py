@@ -163,7 +163,8 @@ def test_wrong_commands_are_one_line(launched, shards, full_shards, tmp_path):
         ([here, f"run_dir={tmp_path / 'wild'}", "optimizer.lr=1e30"], 1, "5 steps in a row"),
     ]
     argv = [[*TINY, *arguments] for arguments, _, _ in cases]
-    outcome = execute([sys.executable, str(COMMANDS), json.dumps(argv)])
+    # Elsewhere: the shards of a quickstart may lie here, which are what a run takes by default.
+    outcome = execute([sys.executable, str(COMMANDS), json.dumps(argv)], cwd=tmp_path)
     assert outcome.code == 0, outcome.err
     results = json.loads(outcome.out.splitlines()[-1])
     for (arguments, code, text), (found, _, err) in zip(cases, results, strict=True):
