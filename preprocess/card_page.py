@@ -51,7 +51,8 @@ def render(
 
 
 def _summary(manifest: Manifest) -> str:
-    more = {"topology": "", "descriptors": ", descriptors", "full": ", conformers, descriptors"}
+    most = ", conformers, descriptors"
+    more = {"topology": "", "descriptors": ", descriptors", "full": most, "xtb": most}
     what = f"exact graphs of infinite chains{more.get(manifest.content, '')}"
     tiles = [
         ("rows read", manifest.num_rows),

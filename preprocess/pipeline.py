@@ -18,9 +18,10 @@ from importlib.metadata import version
 from itertools import islice
 from typing import Any, TypeVar, cast
 
-from mips_dist.chem.conformer import BACKENDS, check_backend
+from mips_dist.chem.conformer import BACKENDS
+from mips_dist.chem.descriptors import CONTENTS, Content
 from mips_dist.chem.graph import FEATURE_SCHEMA
-from mips_dist.chem.sample import CONTENTS, Content, groups_of
+from mips_dist.chem.sample import check_machine, groups_of
 from mips_dist.data.shards import BLOCK_SIZE, SCHEMA_VERSION, block_key
 from mips_dist.errors import UsageError
 from preprocess.accounting import account, summary
@@ -43,8 +44,8 @@ T = TypeVar("T")
 CHUNK_SIZE = 2048  # rows of one task of the first pass
 # A block is one task of the second pass, some seconds of work: what the death of an actor costs.
 # Small blocks are slower to read, so those without conformers are as large as they can be.
-BLOCK_SIZES = {"topology": BLOCK_SIZE, "descriptors": BLOCK_SIZE, "full": 256}
-BLOCKS_PER_SHARD = {"topology": 16, "descriptors": 16, "full": 32}
+BLOCK_SIZES = {"topology": BLOCK_SIZE, "descriptors": BLOCK_SIZE, "full": 256, "xtb": 32}
+BLOCKS_PER_SHARD = {"topology": 16, "descriptors": 16, "full": 32, "xtb": 64}
 # Small inputs are cut into this many blocks, so that several actors have work.
 _MIN_BLOCKS = 8
 _MIN_BLOCK_SIZE = 16
@@ -66,7 +67,7 @@ class PreprocessConfig:
         Ray actors; null: one per core.
     content
         ``topology``: the graph alone; ``descriptors``: also those that need no conformer;
-        ``full``: also a conformer and its descriptors.
+        ``full``: also a conformer and its descriptors; ``xtb``: also those of GFN2-xTB.
     max_hops
         Radius of attention in bonds; models refuse shards made with another one.
     seed
@@ -130,15 +131,15 @@ def preprocess(config: PreprocessConfig) -> None:
         raise UsageError(
             f"output={shown(config.output)} is no local folder; give one and copy it later"
         )
-    if config.content == "full":
-        check_backend(config.conformer_backend)
+    content = cast(Content, config.content)
+    check_machine(content, config.conformer_backend)
     source = inspect(config.input, config.column)
     header = manifest_header(config, source)
     folder = OutputFolder(config.output, header, journal_digest(config.verdicts))
     if folder.is_finished():
         print(f"{folder.path} is finished already; nothing to do")
         return
-    preflight = look_ahead(source, config.content, folder.path, config.num_conformers)
+    preflight = look_ahead(source, content, folder.path, config.num_conformers)
     # How many a cluster has room for is known once Ray has found it.
     num_actors = config.num_actors
     if num_actors is None and not os.environ.get("RAY_ADDRESS"):
@@ -189,17 +190,18 @@ def manifest_header(config: PreprocessConfig, source: InputFile) -> dict[str, An
         "descriptors": [{key: getattr(group, key) for key in keys} for group in groups],
         "config": {"column": source.column},
         "input": {"name": source.name, "sha256": source.sha256},
-        "software": software_versions(),
+        "software": software_versions(content),
     }
 
 
-def software_versions() -> dict[str, str]:
+def software_versions(content: Content) -> dict[str, str]:
     """Return the versions of the libraries that shape the bytes of shards."""
-    return {
+    versions = {
         "rdkit": version("rdkit"),
         "numpy": version("numpy"),
         "zlib": zlib.ZLIB_RUNTIME_VERSION,
     }
+    return versions | ({"tblite": version("tblite")} if content == "xtb" else {})
 
 
 def command_line(config: PreprocessConfig) -> str:
@@ -213,10 +215,9 @@ def command_line(config: PreprocessConfig) -> str:
 
 def verdict_settings(header: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return for each pass what decides, beside a text, whether chemistry lives through it."""
-    software = {
-        "rdkit": header["software"]["rdkit"],
-        "feature_schema": header["feature_schema"],
-    }
+    chemistry = ("rdkit", "tblite")
+    software = {name: v for name, v in header["software"].items() if name in chemistry}
+    software["feature_schema"] = header["feature_schema"]
     keys = ("content", "max_hops", "seed", "num_conformers", "descriptors")
     return {
         "canonical_rows": software,

@@ -10,15 +10,17 @@ from pathlib import Path
 
 from rdkit import Chem
 
+from mips_dist.chem.descriptors import Content, has
 from mips_dist.errors import MipsError
 from preprocess.progress import duration
 from preprocess.rows import InputFile
 
 # Bytes of shards per character of P-SMILES, and CPU time as a multiple of bare RDKit parsing, both
 # as `scripts/bench_scale.py` prints them: 20,000 (full: 400) polymers of the corpus, 2026-11-22;
-# and for the bands 1.4 bytes and 38 times parsing: 4,096 polymers, 2026-11-26.
-_SHARD_BYTES_PER_CHARACTER = {"topology": 6.3, "descriptors": 11.7, "full": 27.4}
-_TIMES_PARSING = {"topology": 7.0, "descriptors": 70.0, "full": 83.0}
+# and for the bands 1.4 bytes and 38 times parsing: 4,096 polymers; for xtb: the eight sets,
+# 2026-11-26.
+_SHARD_BYTES_PER_CHARACTER = {"topology": 6.3, "descriptors": 11.7, "full": 27.4, "xtb": 29.5}
+_TIMES_PARSING = {"topology": 7.0, "descriptors": 70.0, "full": 83.0, "xtb": 2500.0}
 _TIMES_PARSING_PER_CONFORMER = 150.0  # of content=full
 # The work folder holds each spelling once, with its hash, and 48 bytes a row while merging.
 _WORK_BYTES_PER_ROW = 95
@@ -69,7 +71,9 @@ class Preflight:
         )
 
 
-def look_ahead(source: InputFile, content: str, output: Path, num_conformers: int = 1) -> Preflight:
+def look_ahead(
+    source: InputFile, content: Content, output: Path, num_conformers: int = 1
+) -> Preflight:
     """Estimate what a run takes; what an interrupted run has left counts as done.
 
     Parameters
@@ -81,7 +85,7 @@ def look_ahead(source: InputFile, content: str, output: Path, num_conformers: in
     output
         Output folder; need not exist.
     num_conformers
-        Conformers of a polymer, for content=full.
+        Conformers of a polymer, where content has them.
 
     Raises
     ------
@@ -105,7 +109,7 @@ def look_ahead(source: InputFile, content: str, output: Path, num_conformers: in
             "some space, or give an output folder on another disk"
         )
     times_parsing = _TIMES_PARSING[content]
-    if content == "full":
+    if has(content, "full"):
         times_parsing += _TIMES_PARSING_PER_CONFORMER * num_conformers
     cpu_seconds = source.num_rows * parse_seconds * times_parsing
     return Preflight(

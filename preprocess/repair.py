@@ -228,7 +228,7 @@ class _Folder:
         return ""
 
     def _reason(self) -> str:
-        here, there = software_versions(), self.manifest.software
+        here, there = software_versions(self.manifest.content), self.manifest.software
         differing = [
             f"{name} {version} there, {here.get(name)} here"
             for name, version in there.items()

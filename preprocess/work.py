@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mips_dist.chem.conformer import MAX_EMBEDDED_ATOMS, STATUS_NAMES
+from mips_dist.chem.descriptors import Content, has
 from mips_dist.chem.psmiles import InvalidPolymer, canonicalize, has_stereo_marks
-from mips_dist.chem.sample import Content, Sample, featurize, featurize_each, groups_of
+from mips_dist.chem.sample import Sample, featurize, featurize_each, groups_of
 from mips_dist.data.block import NO_CONFORMER, PolymerBlock, stack
 from mips_dist.data.index import index_blocks
 from mips_dist.data.shards import BlockRecord, encode_piece
@@ -138,7 +139,7 @@ def featurize_block(
             conformer_status={},
             statistics=shard_statistics([]),
         )
-    block = stack(samples, kept, groups, with_conformer=content == "full")
+    block = stack(samples, kept, groups, with_conformer=has(content, "full"))
     data, record = encode_piece(key, block)
     return FeaturizedBlock(
         data=data,

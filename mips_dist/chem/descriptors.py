@@ -24,6 +24,8 @@ several conformers it is the mean of their bits, real values in [0, 1].
 
 ``bands``: numbers of the chain's band structure, standardised (`mips_dist.chem.bands`). A polymer
 with an element that the model has no parameters for (most metals) has none.
+
+``xtb``: numbers of GFN2-xTB on short oligomers, standardised (`mips_dist.chem.xtb`).
 """
 
 from collections.abc import Callable
@@ -38,17 +40,26 @@ from rdkit.Chem import rdFingerprintGenerator
 from mips_dist.chem.bands import BAND_DESCRIPTORS
 from mips_dist.chem.conformer import Conformer, cap_with_hydrogen
 from mips_dist.chem.rdkit_2d import raw_rdkit_2d
+from mips_dist.chem.xtb import XTB_DESCRIPTORS
+
+# What is computed of a polymer; each holds what the one before it holds: the graph; the descriptors
+# that need no conformer; the conformer and what is made of it, eight times the time; GFN2-xTB's.
+Content = Literal["topology", "descriptors", "full", "xtb"]
+CONTENTS: tuple[Content, ...] = ("topology", "descriptors", "full", "xtb")
 
 
 @dataclass(frozen=True, slots=True)
 class DescriptorGroup:
-    """What a descriptor vector is; two groups with different versions must not be mixed."""
+    """What a descriptor vector is; two groups with different versions must not be mixed.
+
+    ``content`` is the least that has it.
+    """
 
     name: str
     width: int
     version: str
     kind: Literal["real", "bits"]
-    needs_conformer: bool
+    content: Content
 
 
 def descriptor_groups(
@@ -70,27 +81,40 @@ def descriptor_groups(
             width=200,
             version="descriptastorus-RDKit2DNormalized-1.0.0,cap-CH3",
             kind="real",
-            needs_conformer=False,
+            content="descriptors",
         ),
         DescriptorGroup(
             name="atom_pair_3d",
             width=512,
             version=f"rdkit-atom-pair-3d-1-30-counts-4,cap-H{made_by}",
             kind="bits" if num_conformers == 1 else "real",
-            needs_conformer=True,
+            content="full",
         ),
         DescriptorGroup(
             name="bands",
             width=len(BAND_DESCRIPTORS),
             version="tight-binding-1",
             kind="real",
-            needs_conformer=False,
+            content="descriptors",
+        ),
+        DescriptorGroup(
+            name="xtb",
+            width=len(XTB_DESCRIPTORS),
+            version="gfn2-xtb-oligomers-3-40-100,cap-H-1",
+            kind="real",
+            content="xtb",
         ),
     )
     return {group.name: group for group in groups}
 
 
 DESCRIPTOR_GROUPS = descriptor_groups()
+
+
+def has(content: Content, part: Content) -> bool:
+    """Whether one content holds what another one does."""
+    return CONTENTS.index(content) >= CONTENTS.index(part)
+
 
 _STAR = Chem.MolFromSmarts("[#0]")
 _ATOM_PAIRS = rdFingerprintGenerator.GetAtomPairGenerator(

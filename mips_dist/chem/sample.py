@@ -2,28 +2,26 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 from rdkit import Chem
 
 from mips_dist.chem.bands import describe_bands
-from mips_dist.chem.conformer import Conformer, embed_each
+from mips_dist.chem.conformer import Conformer, check_backend, embed_each
 from mips_dist.chem.descriptors import (
+    CONTENTS,
     DESCRIPTOR_GROUPS,
+    Content,
     DescriptorGroup,
     atom_pair_3d,
     descriptor_groups,
+    has,
     rdkit_2d,
 )
 from mips_dist.chem.graph import PolymerGraph, build_graphs
 from mips_dist.chem.psmiles import in_words
+from mips_dist.chem.xtb import check_xtb, describe_xtb
 from mips_dist.errors import MipsError
-
-# Each holds what the one before it holds: the graph; the descriptors that need no conformer; the
-# conformer and what is made of it. The last takes eight times as long as the one before it.
-Content = Literal["topology", "descriptors", "full"]
-CONTENTS = ("topology", "descriptors", "full")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +61,11 @@ def featurize(
         Texts written by `mips_dist.chem.psmiles.canonicalize`.
     content
         ``topology`` computes the graph alone, ``descriptors`` also what needs no conformer,
-        ``full`` everything.
+        ``full`` also what does, ``xtb`` also what needs tblite.
     max_hops
         Radius of the pair search in bonds.
     seed
-        Seed of the conformer embedding.
+        Seed of every embedding.
     num_conformers
         Conformers of each polymer. The bits of ``atom_pair_3d`` are those of one, or the mean
         (float32) over the conformers that were found of several.
@@ -88,6 +86,8 @@ def featurize(
         if bits:
             mean = np.asarray(np.mean(bits, 0, np.float32))
             descriptors["atom_pair_3d"] = bits[0] if num_conformers == 1 else mean
+        if content == "xtb" and (levels := describe_xtb(graph.psmiles, seed)) is not None:
+            descriptors["xtb"] = levels
         samples.append(Sample(graph, descriptors, conformers[0] if bits else None))
     return samples
 
@@ -110,17 +110,21 @@ def groups_of(
 ) -> list[DescriptorGroup]:
     """Return the descriptor groups that `featurize` makes."""
     groups = descriptor_groups(num_conformers, conformer_backend).values()
-    if content == "topology":
-        return []
-    return [group for group in groups if content == "full" or not group.needs_conformer]
+    return [group for group in groups if has(content, group.content)]
 
 
 def content_for(groups: Collection[str]) -> Content:
     """Return the least content that has these descriptor groups."""
-    if not groups:
-        return "topology"
-    needs_conformer = any(DESCRIPTOR_GROUPS[name].needs_conformer for name in groups)
-    return "full" if needs_conformer else "descriptors"
+    needed = ["topology", *(DESCRIPTOR_GROUPS[name].content for name in groups)]
+    return max(needed, key=CONTENTS.index)
+
+
+def check_machine(content: Content, conformer_backend: str) -> None:
+    """Raise UsageError or MipsError where this machine lacks what `featurize` needs."""
+    if has(content, "full"):
+        check_backend(conformer_backend)
+    if has(content, "xtb"):
+        check_xtb()
 
 
 def featurize_each(

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mips_dist.chem.descriptors import DESCRIPTOR_GROUPS, descriptor_groups
+from mips_dist.chem.descriptors import DESCRIPTOR_GROUPS, descriptor_groups, has
 from mips_dist.chem.features import ATOM_FEATURES
 from mips_dist.chem.graph import FEATURE_SCHEMA
 from mips_dist.data.shards import Manifest
@@ -53,7 +53,7 @@ def feature_schema(
     known = known_schema()
     chosen = {name: known["descriptors"][name] for name in descriptors}
     schema = known | {"descriptors": chosen, "max_hops": max_hops}
-    if any(DESCRIPTOR_GROUPS[name].needs_conformer for name in chosen):
+    if any(has(DESCRIPTOR_GROUPS[name].content, "full") for name in chosen):
         schema |= {"num_conformers": num_conformers, "conformer_backend": conformer_backend}
     return schema
 

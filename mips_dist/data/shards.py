@@ -83,7 +83,7 @@ class Manifest:
 
     schema_version: int
     feature_schema: int
-    content: Literal["topology", "descriptors", "full"]
+    content: Literal["topology", "descriptors", "full", "xtb"]
     max_hops: int
     seed: int
     num_conformers: int = 1

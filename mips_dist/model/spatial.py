@@ -12,7 +12,7 @@ from mips_dist.data.batch import PolymerBatch
 from mips_dist.errors import MipsError
 
 # Width of each group that a model can read (chem.descriptors, which the model does not import).
-DESCRIPTOR_WIDTHS = {"rdkit_2d": 200, "atom_pair_3d": 512, "bands": 48}
+DESCRIPTOR_WIDTHS = {"rdkit_2d": 200, "atom_pair_3d": 512, "bands": 48, "xtb": 32}
 
 RESIDUAL_WEIGHT = 0.5  # the released model's
 

@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 import torch
 from rdkit import Chem
 
-from mips_dist.chem.conformer import check_backend
 from mips_dist.chem.psmiles import InvalidPolymer, canonicalize
+from mips_dist.chem.sample import check_machine, content_for
 from mips_dist.data.column import canonical_column
 from mips_dist.data.files import replacing
 from mips_dist.data.schema import known_schema
@@ -151,8 +151,8 @@ def embed_given(given: str, model: str | Path, output: Path, with_atoms: bool) -
 def open_model(model: str | Path) -> Bundle:
     """Load a model of any kind, by name or directory, that this machine can featurize for."""
     bundle = load_bundle(model_directory(str(model)), known_schema())
-    if bundle.model.config.descriptors:
-        check_backend(bundle.model.config.conformer_backend)
+    config = bundle.model.config
+    check_machine(content_for(config.descriptors), config.conformer_backend)
     return bundle
 
 

@@ -11,10 +11,9 @@ from mips_dist.chem.chain_features import (
     chain_environments,
     chain_features,
 )
-from mips_dist.chem.conformer import check_backend
 from mips_dist.chem.descriptors import descriptor_groups
 from mips_dist.chem.psmiles import in_words
-from mips_dist.chem.sample import content_for, featurize, featurize_each
+from mips_dist.chem.sample import check_machine, content_for, featurize, featurize_each
 from mips_dist.data.batch import PolymerBatch, collate
 from mips_dist.data.block import stack
 from mips_dist.data.schema import known_schema
@@ -32,8 +31,8 @@ def open_property_model(model_dir: Path) -> tuple[Bundle, TargetScaler]:
         No such model, one that predicts nothing, or one that this machine cannot featurize for.
     """
     bundle = load_bundle(model_dir, known_schema())
-    if bundle.model.config.descriptors:
-        check_backend(bundle.model.config.conformer_backend)
+    config = bundle.model.config
+    check_machine(content_for(config.descriptors), config.conformer_backend)
     if bundle.scaler is None:
         raise MipsError(
             f"{model_dir} is a pre-trained model, which predicts no property; fine-tune it first"

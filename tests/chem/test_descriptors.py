@@ -264,7 +264,7 @@ def test_constants_and_duplicates_are_those_named(data_dir: Path) -> None:
 
 
 def test_groups_name_their_caps() -> None:
-    assert set(DESCRIPTOR_GROUPS) == {"rdkit_2d", "atom_pair_3d", "bands"}
+    assert set(DESCRIPTOR_GROUPS) == {"rdkit_2d", "atom_pair_3d", "bands", "xtb"}
     assert "cap-CH3" in DESCRIPTOR_GROUPS["rdkit_2d"].version
     assert "cap-H" in DESCRIPTOR_GROUPS["atom_pair_3d"].version
     assert all(group.name == name for name, group in DESCRIPTOR_GROUPS.items())

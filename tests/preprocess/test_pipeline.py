@@ -155,11 +155,14 @@ def test_contents_hold_one_another(tmp_path: Path) -> None:
         names = [group["name"] for group in read_manifest(tmp_path / content).descriptors]
         assert sorted(names) == sorted(blocks[content].descriptors)
         assert content_for(names) == content
-    least, middle, most = (blocks[content] for content in CONTENTS)
+    least, middle, most, xtb = (blocks[content] for content in CONTENTS)
     assert set(middle.descriptors) == {"rdkit_2d", "bands"}
     assert middle.descriptors["rdkit_2d"].tobytes() == most.descriptors["rdkit_2d"].tobytes()
     assert middle.conformer_status is None
-    for block in (middle, most):
+    assert set(xtb.descriptors) == {*most.descriptors, "xtb"}
+    assert xtb.descriptor_valid["xtb"].all()
+    assert np.array_equal(xtb.coordinates, most.coordinates)
+    for block in (middle, most, xtb):
         assert block.psmiles == least.psmiles
         assert np.array_equal(block.pair_index, least.pair_index)
 
