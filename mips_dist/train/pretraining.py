@@ -220,7 +220,9 @@ def prepare(config: PretrainConfig, ranks: Ranks) -> Run:
         plan=plan,
         corpus=corpus,
         model=model,
-        stage=ranks.share(
+        # Every rank by itself: counting loads a second of torch that building the engine needs,
+        # and the others would wait for rank 0 before they load it too.
+        stage=ranks.together(
             lambda: choose_stage(config.zero, config.precision, count_parameters(model))
         ),
     )
