@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ import kill_drill
 import psutil
 from bench_pretrain import make_shards
 from pretrain_drill import KINDS, curve, family, start
-from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+
+from mips_dist.train.timeline import Session, read_sessions
 
 # Preprocessing: kills of actors for one kill of the driver.
 ACTORS_PER_DRIVER = 4
@@ -50,21 +51,6 @@ class Life:
 
 
 @dataclass
-class Session:
-    """What one start has recorded: when it was at work, its checkpoints.
-
-    ``began``: when its first step did; ``first``: that step; ``first_done``, ``last_done``: when
-    steps were. ``checkpoints``: step -> (when it was written, how many s all ranks stood still).
-    """
-
-    began: float
-    first: int
-    first_done: float
-    last_done: float
-    checkpoints: dict[int, tuple[float, float]] = field(default_factory=dict)
-
-
-@dataclass
 class Account:
     """Seconds of a run by what they went to; together they are its wall time."""
 
@@ -79,25 +65,6 @@ class Account:
     def wall(self) -> float:
         """All of it."""
         return sum(asdict(self).values())
-
-
-def sessions(run_dir: Path, batch: int) -> list[Session]:
-    """Read what each start that came so far has recorded, in order."""
-    found = []
-    for file in (run_dir / "tensorboard").glob("events.*"):
-        steps: list[tuple[float, int, float]] = []
-        checkpoints = {}
-        for event in LegacyEventFileLoader(str(file)).Load():
-            values = {value.tag: value.simple_value for value in event.summary.value}
-            if "perf/polymers_per_s" in values:
-                seconds = batch / values["perf/polymers_per_s"]
-                steps.append((event.wall_time, event.step, seconds))
-            if "perf/checkpoint_s" in values:
-                checkpoints[event.step] = (event.wall_time, values["perf/checkpoint_s"])
-        if steps:
-            done, first, seconds = steps[0]
-            found.append(Session(done - seconds, first, done, steps[-1][0], checkpoints))
-    return sorted(found, key=lambda session: session.began)
 
 
 def account(lives: Sequence[Life], parts: Sequence[Session], ended: float) -> Account:
@@ -189,13 +156,13 @@ def pretraining(folder: Path, overrides: list[str], num_kills: int) -> dict[str,
     batch = next(int(o.split("=")[1]) for o in overrides if o.startswith("global_batch_size="))
     calm, wild = folder / "undisturbed", folder / "disturbed"
     [life] = undisturbed(calm, overrides)
-    [whole] = sessions(calm, batch)
+    [whole] = read_sessions(calm, batch)
     before = account([life], [whole], life.killed)
     # Each start gets as far as a part of the work, but for what is repeated, so that there is
     # something left for the last one.
     every = before.starting + 0.9 * (whole.last_done - whole.began) / num_kills
     lives, ended = disturbed(wild, overrides, num_kills, every)
-    parts = sessions(wild, batch)
+    parts = read_sessions(wild, batch)
     after = account(lives, parts, ended)
     recovered = recoveries(lives, parts)
     expected, found = curve(calm), curve(wild)

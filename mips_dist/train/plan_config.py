@@ -32,6 +32,8 @@ class PlanConfig:
         Of a collective of nearly nothing between two GPUs.
     loader_per_s
         Polymers a second that a rank's loader makes ready.
+    checkpoint_every, validate_every
+        In steps, as in `PretrainConfig`.
     polymers, content
         Size of the corpus, and what preprocessing makes of it: full, descriptors or topology.
     """
@@ -56,13 +58,23 @@ class PlanConfig:
     loader_per_s: float
     polymers: int = 1_000_000
     content: str = "full"
+    checkpoint_every: int = 200
+    validate_every: int = 200
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision} must be one of {', '.join(PRECISIONS)}")
         if self.content not in CONTENTS:
             raise ValueError(f"content={self.content} must be one of {', '.join(CONTENTS)}")
-        for name in ("num_steps", "global_batch_size", "num_gpus", "gpus_per_node", "polymers"):
+        for name in (
+            "num_steps",
+            "global_batch_size",
+            "num_gpus",
+            "gpus_per_node",
+            "polymers",
+            "checkpoint_every",
+            "validate_every",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         for name in ("layer_overhead_ms", "latency_us"):
