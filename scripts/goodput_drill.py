@@ -5,9 +5,11 @@
 
 A pre-training run of two ranks under torchrun, undisturbed; then the same command, killed every N
 seconds and started again at once, as a scheduler would: in turns one rank, all processes, the
-launcher. N is chosen from the undisturbed run so that all kills hit the other one. Then the same
-with preprocessing, its actors and its driver. Every key=value goes to pre-training; polymers are
-those of the corpus of MIPS_DATA where it is set, else of the glass transition table.
+launcher. N is a start and a part of the undisturbed run's work, so that all kills hit the other
+one; the part counts from the first step of each start, as starts take longer when the machine gets
+busier. Then the same with preprocessing, its actors and its driver. Every key=value goes to
+pre-training; polymers are those of the corpus of MIPS_DATA where it is set, else of the glass
+transition table.
 
 Where the time went is read from the run's own record: when its steps and checkpoints ended, and for
 how long ranks stood still for a checkpoint. Exit 0 if the curve is that of the undisturbed run, bit
@@ -38,6 +40,8 @@ from mips_dist.train.timeline import Session, read_sessions
 # Preprocessing: kills of actors for one kill of the driver.
 ACTORS_PER_DRIVER = 4
 FULL_ROWS = 800  # rows of its input, with conformers, some 30 s of work
+PART = 0.8  # of the undisturbed run's work, until the last kill
+BEGUN = "curves: tensorboard"  # the last line that a start prints before its first step
 DEFAULTS = ["checkpoint_every=25", "validate_every=1000000"]
 
 
@@ -79,7 +83,8 @@ def account(lives: Sequence[Life], parts: Sequence[Session], ended: float) -> Ac
         if after is not None:
             last = after.first - 1
         if last >= part.first:
-            kept_until = part.checkpoints[last][0]
+            # A kill may have come between a checkpoint and its record: then its step's is there.
+            kept_until = part.checkpoints.get(last, (part.done[last],))[0]
         stall = sum(s for step, (_, s) in part.checkpoints.items() if step <= last)
         spent.checkpoints += stall
         spent.steps += kept_until - part.began - stall
@@ -103,7 +108,7 @@ def account(lives: Sequence[Life], parts: Sequence[Session], ended: float) -> Ac
 
 def recoveries(lives: Sequence[Life], parts: Sequence[Session]) -> list[float]:
     """Return the seconds from each kill to the end of the first step after it."""
-    times = [min(p.first_done for p in parts if p.began > life.killed) for life in lives[:-1]]
+    times = [min(p.done[p.first] for p in parts if p.began > life.killed) for life in lives[:-1]]
     return [done - life.killed for done, life in zip(times, lives[:-1], strict=True)]
 
 
@@ -117,10 +122,14 @@ def undisturbed(run_dir: Path, overrides: list[str]) -> list[Life]:
 
 
 def disturbed(
-    run_dir: Path, overrides: list[str], num_kills: int, every: float
+    run_dir: Path, overrides: list[str], num_kills: int, work: float
 ) -> tuple[list[Life], float]:
-    """Run the command, kill something every so many seconds and start it again; return the end."""
+    """Run the command, kill something after so many seconds of work, start it again; until it ends.
+
+    Returns the lives, and when the last one ended.
+    """
     lives: list[Life] = []
+    log = run_dir.with_name(f"{run_dir.name}.log")
     while True:
         mark = f"{run_dir} {len(lives)}"
         life = Life(typed=time.time())
@@ -128,15 +137,18 @@ def disturbed(
         launcher = start(run_dir, overrides, mark)
         if len(lives) > num_kills:
             if launcher.wait():
-                raise SystemExit(run_dir.with_name(f"{run_dir.name}.log").read_text())
+                raise SystemExit(log.read_text())
             return lives, time.time()
-        while time.time() < life.typed + every:
+        deadline = math.inf
+        while time.time() < deadline:
+            if deadline == math.inf and log.read_text().count(BEGUN) == len(lives):
+                deadline = time.time() + work
             if launcher.poll() is not None:
                 raise SystemExit(
                     f"the run ended after {len(lives) - 1} of {num_kills} kills; give more --steps"
-                    f" (its log: {run_dir}.log)"
+                    f" (its log: {log})"
                 )
-            time.sleep(0.01)
+            time.sleep(0.02)
         ranks = [process for rank, process in family(mark).items() if rank]
         life.kind = KINDS[len(lives) % len(KINDS)]
         if life.kind == "one rank" and not ranks:
@@ -158,10 +170,10 @@ def pretraining(folder: Path, overrides: list[str], num_kills: int) -> dict[str,
     [life] = undisturbed(calm, overrides)
     [whole] = read_sessions(calm, batch)
     before = account([life], [whole], life.killed)
-    # Each start gets as far as a part of the work, but for what is repeated, so that there is
-    # something left for the last one.
-    every = before.starting + 0.9 * (whole.last_done - whole.began) / num_kills
-    lives, ended = disturbed(wild, overrides, num_kills, every)
+    # Something is left for the last start, also where steps are faster than they were.
+    work = PART * (whole.done[whole.last] - whole.began) / num_kills
+    lives, ended = disturbed(wild, overrides, num_kills, work)
+    every = (lives[-1].typed - lives[0].typed) / num_kills
     parts = read_sessions(wild, batch)
     after = account(lives, parts, ended)
     recovered = recoveries(lives, parts)

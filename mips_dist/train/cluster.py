@@ -17,8 +17,8 @@ _DRIVER_SECONDS_PER_MILLION = 22.0  # of preprocessing's one driver, topology
 _POLYMERS_PER_SHARD = {"full": 8_192, "descriptors": 65_536, "topology": 65_536}
 # Measured by scripts/bench_index.py, 2026-11-26: what a rank holds of each polymer, the most that
 # it held while it began, and the CPU time of that.
-INDEX_BYTES, INDEX_PEAK_BYTES = 21, 75
-INDEX_SECONDS_PER_MILLION = 0.6
+INDEX_BYTES, INDEX_PEAK_BYTES = 24, 26
+INDEX_SECONDS_PER_MILLION = 0.9
 # A GPU's loader keeps so much decoded, `train.pretraining`; 2.2 kB a polymer (docs/gpu.md).
 HELD_POLYMERS = int(4e9 / 2_200)
 _CHECKPOINT_BYTES = 12  # of a parameter: fp32 weight and two moments

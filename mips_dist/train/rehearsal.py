@@ -137,7 +137,7 @@ def rehearse(config: PlanConfig, texts: list[str]) -> Rehearsal:
         trained = pretraining_cost(config, run_dir, ended - began, watched[-1][1])
         [session] = read_sessions(run_dir, config.global_batch_size)
     stalls = [seconds for _, seconds in session.checkpoints.values()]
-    first, last = (_cpu_at(watched, when) for when in (session.first_done, session.last_done))
+    first, last = (_cpu_at(watched, session.done[n]) for n in (session.first, session.last))
     actor_cpu = sum(share["cpu_seconds"] for share in log["actors"].values())
     return Rehearsal(
         rows=len(sample),

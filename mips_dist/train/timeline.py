@@ -14,10 +14,10 @@ class Session:
 
     Attributes
     ----------
-    began, first_done, last_done
-        When its first step began, and when its first and last were done.
-    first, last
-        These steps.
+    began
+        When its first step began.
+    done
+        Step -> when it was done.
     memory_bytes
         The most that rank 0 held.
     checkpoints
@@ -25,17 +25,25 @@ class Session:
     """
 
     began: float
-    first: int
-    first_done: float
-    last: int
-    last_done: float
-    memory_bytes: float
+    done: dict[int, float] = field(default_factory=dict)
+    memory_bytes: float = 0.0
     checkpoints: dict[int, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def first(self) -> int:
+        """Its first step."""
+        return min(self.done)
+
+    @property
+    def last(self) -> int:
+        """Its last step."""
+        return max(self.done)
 
     def seconds_per_step(self) -> float:
         """Return the mean time from a step to the next one, without what checkpoints took."""
         stalls = [seconds for step, (_, seconds) in self.checkpoints.items() if step < self.last]
-        return (self.last_done - self.first_done - sum(stalls)) / (self.last - self.first)
+        seconds = self.done[self.last] - self.done[self.first] - sum(stalls)
+        return seconds / (self.last - self.first)
 
 
 def read_sessions(run_dir: Path, global_batch_size: int) -> list[Session]:
@@ -48,8 +56,8 @@ def read_sessions(run_dir: Path, global_batch_size: int) -> list[Session]:
             now, step = event.wall_time, event.step
             if (speed := values.get("perf/polymers_per_s")) is not None:
                 if session is None:
-                    session = Session(now - global_batch_size / speed, step, now, step, now, 0.0)
-                session.last, session.last_done = step, now
+                    session = Session(now - global_batch_size / speed)
+                session.done[step] = now
                 memory = values["perf/memory_gib"] * _GIB
                 session.memory_bytes = max(session.memory_bytes, memory)
             if session is not None and "perf/checkpoint_s" in values:
