@@ -81,7 +81,10 @@ def failures(config: PlanConfig, size: ModelSize, step_seconds: float) -> Failur
         between=between,
         expected=seconds / between,
         hours=seconds / 3600,
-        best_every=max(1, round(best_interval(stall, between) / step_seconds)),
+        # Above the steps of the run: at its end alone.
+        best_every=min(
+            config.num_steps, max(1, round(best_interval(stall, between) / step_seconds))
+        ),
     )
 
 
@@ -103,14 +106,19 @@ def preprocessing_hours(config: PlanConfig) -> tuple[float, float]:
     return core_hours, max(core_hours / (config.cores_per_node * num_machines(config)), driver)
 
 
-def reads(config: PlanConfig) -> tuple[int, float]:
+def reads(config: PlanConfig) -> tuple[float, float]:
     """Return how often each GPU reads the shards, and the 10^9 bytes that all of them read.
 
     The window that a step is drawn from is read whole by every rank.
     """
     epochs = config.num_steps * config.global_batch_size / config.polymers
-    times = 1 if config.polymers <= HELD_POLYMERS else max(1, math.ceil(epochs))
+    times = 1 if config.polymers <= HELD_POLYMERS else max(1.0, epochs)
     return times, times * config.num_gpus * shard_gb(config)
+
+
+def _number(value: float) -> str:
+    """Write a number of three digits or more, never with an exponent."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def describe(config: PlanConfig, size: ModelSize, step_seconds: float) -> list[str]:
@@ -124,15 +132,15 @@ def describe(config: PlanConfig, size: ModelSize, step_seconds: float) -> list[s
     lines = [
         f"machines       {machines} of {config.gpus_per_node} GPUs and {config.cores_per_node} "
         "cores",
-        f"preprocessing  {core_hours:.3g} core-hours, content={config.content}; {hours:.3g} h on "
+        f"preprocessing  {_number(core_hours)} core-hours, content={config.content}; {_number(hours)} h on "
         f"all cores, {_DRIVER_SECONDS_PER_MILLION * millions / 3600:.2g} h of it its one driver",
-        f"disk           {shard_gb(config):.3g} GB in {shards:,} shards, "
-        f"{checkpoint_gb(size):.3g} GB of checkpoints",
-        f"reading        all shards by every GPU, {'once' if times == 1 else f'{times} times'}: "
-        f"{read_gb:.3g} GB over the network",
+        f"disk           {_number(shard_gb(config))} GB in {shards:,} shards, "
+        f"{_number(checkpoint_gb(size))} GB of checkpoints",
+        f"reading        all shards by every GPU, {'once' if times == 1 else f'{times:.3g} times'}: "
+        f"{_number(read_gb)} GB over the network",
         f"index          {INDEX_BYTES * config.polymers / _GB:.2g} GB of memory in each rank "
         f"({INDEX_PEAK_BYTES * config.polymers / _GB:.2g} at its start), "
-        f"{INDEX_SECONDS_PER_MILLION * millions:.2g} s to read",
+        f"{_number(INDEX_SECONDS_PER_MILLION * millions)} s to read",
         f"checkpoints    every {config.checkpoint_every} steps, {stall:.2g} s each: {share:.2%} of "
         "the time",
     ]
@@ -160,8 +168,8 @@ def _failure_lines(config: PlanConfig, size: ModelSize, step_seconds: float) -> 
             "fewer machines"
         ]
     return [
-        f"failures       one in {found.between / 3600:.3g} h, {found.expected:.2g} in the run; "
-        f"with them and checkpoints {found.hours:.3g} h; least is lost with checkpoint_every="
+        f"failures       one in {_number(found.between / 3600)} h, {found.expected:.2g} in the run; "
+        f"with them and checkpoints {_number(found.hours)} h; least is lost with checkpoint_every="
         f"{found.best_every}"
     ]
 
@@ -198,7 +206,7 @@ def _cost_lines(config: PlanConfig, size: ModelSize, step_seconds: float) -> lis
             unpriced.append(what)
         total += amount * (price or 0.0)
         cells = ("", "") if price is None else (f"{price:.4g}", f"{amount * price:,.2f}")
-        lines.append(f"{what:24}{amount:>12,.4g} {unit:13}{cells[0]:>10}{cells[1]:>12}")
+        lines.append(f"{what:24}{_number(amount):>12} {unit:13}{cells[0]:>10}{cells[1]:>12}")
     lines.append(f"{'total':60}{total:>12,.2f}")
     if unpriced:
         lines.append(f"without a price, and not in the total: {', '.join(unpriced)}")
