@@ -132,12 +132,12 @@ def describe(config: PlanConfig, size: ModelSize, step_seconds: float) -> list[s
     lines = [
         f"machines       {machines} of {config.gpus_per_node} GPUs and {config.cores_per_node} "
         "cores",
-        f"preprocessing  {_number(core_hours)} core-hours, content={config.content}; {_number(hours)} h on "
-        f"all cores, {_DRIVER_SECONDS_PER_MILLION * millions / 3600:.2g} h of it its one driver",
+        f"preprocessing  {_number(core_hours)} core-hours, content={config.content}; "
+        f"{_number(hours)} h on all cores, {_DRIVER_SECONDS_PER_MILLION * millions / 3600:.2g} h of it its one driver",
         f"disk           {_number(shard_gb(config))} GB in {shards:,} shards, "
         f"{_number(checkpoint_gb(size))} GB of checkpoints",
-        f"reading        all shards by every GPU, {'once' if times == 1 else f'{times:.3g} times'}: "
-        f"{_number(read_gb)} GB over the network",
+        f"reading        all shards by every GPU, "
+        f"{'once' if times == 1 else f'{times:.3g} times'}: {_number(read_gb)} GB over the network",
         f"index          {INDEX_BYTES * config.polymers / _GB:.2g} GB of memory in each rank "
         f"({INDEX_PEAK_BYTES * config.polymers / _GB:.2g} at its start), "
         f"{_number(INDEX_SECONDS_PER_MILLION * millions)} s to read",
@@ -168,8 +168,8 @@ def _failure_lines(config: PlanConfig, size: ModelSize, step_seconds: float) -> 
             "fewer machines"
         ]
     return [
-        f"failures       one in {_number(found.between / 3600)} h, {found.expected:.2g} in the run; "
-        f"with them and checkpoints {_number(found.hours)} h; least is lost with checkpoint_every="
+        f"failures       one in {_number(found.between / 3600)} h, {found.expected:.2g} in the "
+        f"run; with them and checkpoints {_number(found.hours)} h; least is lost with checkpoint_every="
         f"{found.best_every}"
     ]
 
