@@ -133,7 +133,8 @@ def describe(config: PlanConfig, size: ModelSize, step_seconds: float) -> list[s
         f"machines       {machines} of {config.gpus_per_node} GPUs and {config.cores_per_node} "
         "cores",
         f"preprocessing  {_number(core_hours)} core-hours, content={config.content}; "
-        f"{_number(hours)} h on all cores, {_DRIVER_SECONDS_PER_MILLION * millions / 3600:.2g} h of it its one driver",
+        f"{_number(hours)} h on all cores, "
+        f"{_DRIVER_SECONDS_PER_MILLION * millions / 3600:.2g} h of it its one driver",
         f"disk           {_number(shard_gb(config))} GB in {shards:,} shards, "
         f"{_number(checkpoint_gb(size))} GB of checkpoints",
         f"reading        all shards by every GPU, "
@@ -169,8 +170,8 @@ def _failure_lines(config: PlanConfig, size: ModelSize, step_seconds: float) -> 
         ]
     return [
         f"failures       one in {_number(found.between / 3600)} h, {found.expected:.2g} in the "
-        f"run; with them and checkpoints {_number(found.hours)} h; least is lost with checkpoint_every="
-        f"{found.best_every}"
+        f"run; with them and checkpoints {_number(found.hours)} h; least is lost with "
+        f"checkpoint_every={found.best_every}"
     ]
 
 
