@@ -19,6 +19,7 @@ from pathlib import Path
 from bench_preprocess import corpus
 
 from mips_dist.config import compose
+from mips_dist.errors import guarded
 from mips_dist.train import rehearsal
 from mips_dist.train.plan_config import PlanConfig
 
@@ -91,4 +92,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))
