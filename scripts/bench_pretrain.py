@@ -149,8 +149,8 @@ def main() -> int:
     return 0
 
 
-def make_shards(folder: Path, num_polymers: int) -> str:
-    """Preprocess polymers with everything that the model reads."""
+def make_shards(folder: Path, num_polymers: int, *overrides: str) -> str:
+    """Preprocess polymers, with everything that the model reads where nothing else is said."""
     source = folder / "polymers.csv"
     with source.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
@@ -158,7 +158,7 @@ def make_shards(folder: Path, num_polymers: int) -> str:
         writer.writerows([text] for text in corpus(num_polymers))
     output = str(folder / "shards")
     command = [sys.executable, "-m", "preprocess", f"input={source}", f"output={output}"]
-    subprocess.run(command, check=True)
+    subprocess.run([*command, *overrides], check=True)
     return output
 
 

@@ -1,5 +1,6 @@
 """Verbs around the machines."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +14,10 @@ from mips_dist.shell import OPERATE
 def plan(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="see configs/plan.yaml")
+    ] = None,
+    rehearse: Annotated[
+        Path | None,
+        typer.Option("--rehearse", metavar="FILE", help="plan for this machine and these polymers"),
     ] = None,
     debug: Debug = False,
 ) -> None:
@@ -35,11 +40,17 @@ def plan(
 
     From what: polymers (of the corpus), content (full, descriptors, topology).
 
+    With --rehearse FILE (csv or parquet with a column of P-SMILES) the plan is
+    for the machine where it is typed, on num_gpus ranks: the real commands do
+    some rows and some steps of the job in a temporary folder, about a minute,
+    and the rest follows from that. polymers is then the rows of the file.
+
     Examples
     --------
     mips plan
     mips plan model=base num_gpus=8 gpu_gb=80 polymers=1000000
     mips plan model=xl num_gpus=64 network_gb_s=400
+    mips plan --rehearse polymers.csv model=small precision=fp32 num_gpus=2 global_batch_size=256
     """
 
     def work() -> None:
@@ -47,6 +58,17 @@ def plan(
         from mips_dist.train.plan import plan as make_plan
         from mips_dist.train.plan_config import PlanConfig
 
-        print("\n".join(make_plan(compose(PlanConfig, "plan", overrides or []))))
+        config = compose(PlanConfig, "plan", overrides or [])
+        if rehearse is None:
+            print("\n".join(make_plan(config)))
+            return
+        from mips_dist.train import rehearsal
+        from mips_dist.use.table import PolymerTable
+
+        chunks = PolymerTable.open(rehearse).chunks("reading")
+        texts = [text for chunk in chunks for text in chunk.texts]
+        if not any(text.startswith("polymers=") for text in overrides or []):
+            config.polymers = len(texts)
+        print("\n".join(rehearsal.describe(config, rehearsal.rehearse(config, texts))))
 
     raise typer.Exit(guarded(work, debug))

@@ -145,6 +145,10 @@ def _import_deepspeed(has_gpu: bool) -> Any:
     # the screen, and for ever when a killed process left its lock. gloo does without.
     # (`import deepspeed.comm.torch` would give torch itself: the name is shadowed.)
     sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
+    # Functions of an optimizer that is never used would be marked for compilation, for which torch
+    # loads its compiler: a second or more at every start.
+    compiler = sys.modules["deepspeed.runtime.compiler"]
+    compiler.compile = lambda: lambda function: function  # type: ignore[attr-defined]
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     # Advice to DeepSpeed's authors about names in torch, repeated at every collective.
     warnings.filterwarnings("ignore", r".*is deprecated. Please use", FutureWarning, "torch")

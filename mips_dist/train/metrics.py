@@ -47,6 +47,7 @@ _LAYOUT = {
         "fraction of peak": ["Multiline", ["^perf/fraction_of_peak$"]],
         "data wait, fraction of the step": ["Multiline", ["^perf/data_wait_fraction$"]],
         "memory, GiB": ["Multiline", ["^perf/memory_gib$"]],
+        "time of a checkpoint, s": ["Multiline", ["^perf/checkpoint_s$"]],
     },
 }
 
@@ -256,6 +257,12 @@ class Recorder:
         self.flush()
         values = "  ".join(f"{name} {value:.4f}" for name, value in scalars.items())
         self.say(f"step {step}/{self.num_steps}  held out: {values}")
+
+    def checkpoint(self, step: int, seconds: float) -> None:
+        """Record for how long all ranks stood still for the checkpoint of a step."""
+        if self._is_main:
+            self._scalars("", step, {"perf/checkpoint_s": seconds})
+            self.flush()  # until the next one nothing else would
 
     def flush(self) -> None:
         """Bring all to the disk; before a checkpoint, so that nothing is lost behind it."""

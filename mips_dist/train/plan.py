@@ -6,10 +6,13 @@ else rests on the constants below and on the keys of configs/plan.yaml, which ar
 result.
 """
 
+import math
+
 import torch
 
 from mips_dist.errors import UsageError
 from mips_dist.model.mips import MaskedAtomModel, MipsConfig
+from mips_dist.train import cluster
 from mips_dist.train.batch_plan import BatchPlan, largest_on_gpu, plan_batches
 from mips_dist.train.flops import forward_work
 from mips_dist.train.partitions import StateBytes
@@ -33,8 +36,6 @@ from mips_dist.train.zero import choose_stage
 _ATOMS = 30.3  # heavy atoms of a repeat unit
 _CELLS = 6.1  # atoms that an atom attends to, itself included, at max_hops=2
 _MASKED = 0.3
-_CORE_HOURS_PER_MILLION = {"full": 8.1, "descriptors": 2.5, "topology": 0.4}
-_BYTES_PER_POLYMER = {"full": 1_380, "descriptors": 580, "topology": 340}  # of a shard
 
 _PACK = 128  # tokens of an attention pack
 _PACKING = 1.06  # tokens with padding / without
@@ -112,7 +113,6 @@ def plan(config: PlanConfig) -> list[str]:
     )
     step = predict(config, size, stage, batches)
     hours = step.total * config.num_steps / 3600
-    core_hours = _CORE_HOURS_PER_MILLION[config.content] * config.polymers / 1e6
     seen = config.num_steps * config.global_batch_size
     return [
         f"{size.parameters:,} parameters, {config.precision}, {config.num_gpus} GPUs of "
@@ -126,13 +126,12 @@ def plan(config: PlanConfig) -> list[str]:
         *_traffic(config, size, stage, batches),
         f"pre-training   {hours:.3g} h for {config.num_steps:,} steps, {seen:,} polymers, "
         f"{seen / config.polymers:.1f} epochs",
-        f"preprocessing  {core_hours:.3g} core-hours, content={config.content}",
-        f"disk           {config.polymers * _BYTES_PER_POLYMER[config.content] / GB:.3g} GB of "
-        f"shards, {3 * 12 * size.parameters / GB:.3g} GB of checkpoints",
+        "",
+        *cluster.describe(config, size, step.total),
         "",
         *_curve(config, size, stage),
         "",
-        *_assumptions(config, batches),
+        *_assumptions(config, stage, batches),
     ]
 
 
@@ -145,15 +144,17 @@ def largest_micro_batch(config: PlanConfig) -> int:
 def predict(config: PlanConfig, size: ModelSize, stage: int, batches: BatchPlan) -> StepTime:
     """Return the time of a step on ``batches.world_size`` GPUs."""
     layers = config.model.num_layers
+    is_held = config.polymers <= cluster.HELD_POLYMERS
     return step_time(
         polymer_flops(config.model) * (4 / 3 if config.activation_checkpointing else 1),
         size,
         _collectives(config, size, stage, batches),
         Device(
             flops_per_s=config.peak_tflops * 1e12 * config.peak_fraction,
-            overhead=layers * config.layer_overhead_ms / 1e3,
+            overhead=layers * layer_overhead(config, stage) / 1e3,
             memory_bytes_per_s=config.memory_gb_s * GB,
             polymers_per_s=config.loader_per_s,
+            decoded_per_s=math.inf if is_held else config.decode_per_s,
         ),
         Links(
             ranks_per_node=config.gpus_per_node,
@@ -166,6 +167,22 @@ def predict(config: PlanConfig, size: ModelSize, stage: int, batches: BatchPlan)
         grad_accum_steps=batches.grad_accum_steps,
         micro_batch_size=batches.micro_batch_size,
     )
+
+
+def is_recorded(config: PlanConfig, stage: int) -> bool:
+    """Whether a step is recorded once and replayed, as `pretraining.replays` has it."""
+    return (
+        config.precision == "bf16"
+        and stage == 1
+        and config.zero.offload == "none"
+        and not config.activation_checkpointing
+        and not config.model.bond_path_bias
+    )
+
+
+def layer_overhead(config: PlanConfig, stage: int) -> float:
+    """Return what a layer adds to a micro-batch, in ms."""
+    return config.replay_overhead_ms if is_recorded(config, stage) else config.layer_overhead_ms
 
 
 def _collectives(
@@ -256,28 +273,41 @@ def scan(
     return rows
 
 
-def _assumptions(config: PlanConfig, batches: BatchPlan) -> list[str]:
-    """Say what the figures rest on."""
+def _assumptions(config: PlanConfig, stage: int, batches: BatchPlan) -> list[str]:
+    """Say what the figures rest on, measured apart from assumed."""
     again = config.activation_checkpointing
     flops = polymer_flops(config.model) * (4 / 3 if again else 1)
+    card = "one step of base recorded as a graph on one H200"
+    if not is_recorded(config, stage):
+        card = "one step of base on one H100"
     return [
-        "Assumed:",
+        "Measured, as the keys stand (docs/gpu.md, docs/log.md, docs/scaling.md):",
         f"- {_ATOMS} heavy atoms a polymer, {flops / 1e9:.3g} GFLOP each: three times the forward"
         + (", once more for layers computed again" if again else ""),
-        f"- a busy GPU reaches {config.peak_fraction:.0%} of {config.peak_tflops:g} TFLOP/s; a "
-        f"layer costs {config.layer_overhead_ms:g} ms in a micro-batch besides, however small",
+        f"- {card}: a busy GPU reaches {config.peak_fraction:.0%} of {config.peak_tflops:g} "
+        f"TFLOP/s; a layer costs {layer_overhead(config, stage):g} ms in a micro-batch besides, "
+        "however small",
+        f"- a rank's loader makes {config.loader_per_s:,.0f} polymers a second, beside the GPU; of "
+        f"a corpus above {cluster.HELD_POLYMERS / 1e6:.1f} M it decodes all, "
+        f"{config.decode_per_s:,.0f} a second, also what other ranks take",
+        f"- {cluster.CORE_HOURS_PER_MILLION[config.content]} core-hours for a million polymers and "
+        f"{cluster.BYTES_PER_POLYMER[config.content]:,} bytes a polymer at "
+        f"content={config.content}",
+        f"- a checkpoint: 12 bytes a parameter at {config.checkpoint_gb_s:g} GB/s of CPU time; two "
+        f"are kept, and a third while it is written; recovery {config.recovery_s:g} s",
+        "- which collectives run, and their bytes",
+        "Assumed:",
         f"- {config.gpus_per_node} GPUs a machine; {config.nvlink_gb_s:g} GB/s from a GPU inside "
         f"it, {config.network_gb_s:g} GB/s from a machine, {config.latency_us:g} us a collective",
         "- gradients are reduced during the backward pass, and stage 3 gathers weights during both "
         "passes; stage 0, and 1 in bf16, reduces after it; stages 1 and 2 gather after the step",
-        f"- a rank's loader makes {config.loader_per_s:,.0f} polymers a second, beside the GPU",
+        "- other sizes and numbers of GPUs reach the same part of the peak as that one step",
         f"- activations of {batches.micro_batch_size} polymers, layers "
         f"{'computed again' if again else 'kept'}: counted on a CPU, an upper estimate for a GPU",
-        f"- {_CORE_HOURS_PER_MILLION[config.content]} core-hours for a million polymers and "
-        f"{_BYTES_PER_POLYMER[config.content]:,} bytes a polymer at content={config.content}; "
-        "measured",
-        "- checkpoints: two, and a third while it is written, 12 bytes a parameter",
-        "- not counted: the CUDA context and libraries, 1 to 2 GB",
+        f"- {config.cores_per_node} cores a machine preprocess, and one driver keeps up with "
+        "descriptors and conformers as with topology",
+        "- failures come at random, each takes the whole job down",
+        "- not counted: the CUDA context and libraries, 1 to 2 GB; validation",
     ]
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -165,7 +166,9 @@ def train_loop(
             # After the validation, so that what a checkpoint says of it is on the disk.
             settle()
             recorder.flush()
+            began = time.monotonic()
             save(run, trainer, state, probe)
+            recorder.checkpoint(state.step, time.monotonic() - began)
         if is_stopped:
             launcher.say_if_gone()
             recorder.say(f"stopped after step {state.step}; the same command continues from there")
@@ -220,7 +223,9 @@ def prepare(config: PretrainConfig, ranks: Ranks) -> Run:
         plan=plan,
         corpus=corpus,
         model=model,
-        stage=ranks.share(
+        # Every rank by itself: counting loads a second of torch that building the engine needs,
+        # and the others would wait for rank 0 before they load it too.
+        stage=ranks.together(
             lambda: choose_stage(config.zero, config.precision, count_parameters(model))
         ),
     )

@@ -177,6 +177,8 @@ class Device:
         Of its memory, as the optimizer uses it.
     polymers_per_s
         That its loader makes ready meanwhile.
+    decoded_per_s
+        Polymers of all ranks, as each decodes the windows that all draw from.
     overlaps
         Whether collectives run while it computes.
     """
@@ -185,6 +187,7 @@ class Device:
     overhead: float
     memory_bytes_per_s: float
     polymers_per_s: float
+    decoded_per_s: float = math.inf
     overlaps: bool = True
 
 
@@ -280,7 +283,8 @@ def step_time(
     waiting = 0.0 if num_ranks == 1 else compute * imbalance(per_rank)
     optimizer = owned * ADAM_BYTES / device.memory_bytes_per_s
     exposed = communication - hidden
-    data = per_rank / device.polymers_per_s - (busy + waiting + optimizer + exposed)
+    made = per_rank / device.polymers_per_s + per_rank * num_ranks / device.decoded_per_s
+    data = made - (busy + waiting + optimizer + exposed)
     return StepTime(
         compute=compute,
         overhead=overhead,

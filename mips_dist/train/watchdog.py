@@ -22,8 +22,10 @@ from mips_dist.train.ranks import Ranks
 
 # Ticks that a rank may miss before it counts as silent.
 _TICKS = 4
-# Seconds between two; a fraction of the limit where that is short, as in tests.
-_LONGEST_TICK = 3.0
+# Seconds between two: longer for many ranks, as each reads the places of all; a fraction of the
+# limit where that is short, as in tests.
+_SHORTEST_TICK, _LONGEST_TICK = 0.75, 3.0
+_SECONDS_PER_RANK = 0.01
 _TICKS_PER_LIMIT = 12
 # Seconds that come before the first step in any case: the data set is read there.
 _SET_UP = 600.0
@@ -45,10 +47,12 @@ class Watchdog:
     def __init__(self, ranks: Ranks, limit: float) -> None:
         self._ranks = ranks
         self._limit = limit
-        self._tick = min(_LONGEST_TICK, limit / _TICKS_PER_LIMIT)
+        by_size = max(_SHORTEST_TICK, _SECONDS_PER_RANK * ranks.world_size)
+        self._tick = min(by_size, _LONGEST_TICK, limit / _TICKS_PER_LIMIT)
         self._step = 0
         self._moved = time.monotonic()
         self._ended = threading.Event()
+        self._is_store_gone = threading.Event()
         self._is_speaking = threading.Lock()
         # Place of each rank as last read, and when it last changed.
         self._places = [""] * ranks.world_size
@@ -91,8 +95,9 @@ class Watchdog:
         if isinstance(error, RuntimeError) and self._ranks.world_size > 1:
             # A launcher that has seen the rank die asks the others to end; the line comes first.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            time.sleep((_TICKS + 2) * self._tick)
-            silent = self._silent()
+            deadline = time.monotonic() + (_TICKS + 2) * self._tick
+            while not (silent := self._silent()) and time.monotonic() < deadline:
+                self._is_store_gone.wait(self._tick / 4)
             if silent:
                 self._leave(silent)
         self._ended.set()
@@ -115,6 +120,7 @@ class Watchdog:
                 store.set(keys[self._ranks.rank], f"{tick} {self._step}")
                 found = [place.decode() for place in store.multi_get(keys)]
             except RuntimeError:  # the store is gone, and with it the process that keeps it
+                self._is_store_gone.set()
                 return
             for rank, place in enumerate(found):
                 if place != self._places[rank]:
@@ -129,9 +135,11 @@ class Watchdog:
 
     def _silent(self) -> list[int]:
         """List the ranks whose ticks stand still."""
+        if self._is_store_gone.is_set():
+            return [0]  # its keeper
         now = time.monotonic()
         silent = [r for r, at in enumerate(self._changed) if now - at > _TICKS * self._tick]
-        # Nothing is heard of anyone, this rank included: the keeper of the store, rank 0, is gone.
+        # Nothing is heard of anyone, this rank included: the way to the store is cut.
         return [0] if self._ranks.rank in silent else silent
 
     def _behind(self) -> list[int]:
