@@ -49,8 +49,8 @@ def probe() -> list[Finding]:
 
 
 def _token_file(is_used: bool) -> list[Finding]:
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    if not path.is_file():
+    path = _token_path()
+    if os.environ.get("RAY_AUTH_TOKEN") or not path.is_file():
         return []
     mode = path.stat().st_mode & 0o777
     if mode & 0o077 == 0:
@@ -110,8 +110,12 @@ def _token() -> str:
     """Return the token as Ray finds it."""
     if token := os.environ.get("RAY_AUTH_TOKEN", ""):
         return token
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    path = _token_path()
     return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+
+
+def _token_path() -> Path:
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
 
 
 def _nodes(address: str) -> list[Finding]:
