@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from mips_dist.own_ray import make_private
+from mips_dist.own_ray import private_environment
 
 # Read when Ray is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 if not os.environ.get("RAY_ADDRESS"):
-    make_private()
+    os.environ.update(private_environment())
 
 import ray
 from ray.exceptions import RayError, RayTaskError

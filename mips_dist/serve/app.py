@@ -14,11 +14,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mips_dist.own_ray import make_private
+from mips_dist.own_ray import private_environment
 
 # Read when Ray is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-make_private()
+os.environ.update(private_environment())
 
 import ray
 from ray import serve

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.live import Live
 
 from mips_dist.errors import MipsError
-from mips_dist.own_ray import make_private
+from mips_dist.own_ray import private_environment
 from mips_dist.train.board import Board
 from mips_dist.train.cells import run_cells, train_models
 from mips_dist.train.results import Cell, FoldResult
@@ -141,7 +141,7 @@ class RayTrials:
         for name, value in RAY_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         if not address:
-            make_private()
+            os.environ.update(private_environment())
         import ray
 
         # Tune logs the traceback of every dead process; what follows from it is said in a line.
