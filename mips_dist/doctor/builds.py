@@ -1,6 +1,5 @@
 """What DeepSpeed needs to compile its operators, and locks that killed builds have left."""
 
-import importlib.util
 import os
 import shutil
 import sysconfig
@@ -9,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mips_dist.doctor.finding import Finding
+from mips_dist.doctor.packages import can_import
 
 _DEPTH = ("lock", "*/lock", "*/*/lock")  # OPERATOR/lock, PYTHON_AND_CUDA/OPERATOR/lock
 
@@ -21,7 +21,7 @@ def probe(*folders: str) -> list[Finding]:
     folders
         Run folders, or folders of them: pre-training builds in ``RUN_DIR/.build``.
     """
-    if importlib.util.find_spec("deepspeed") is None:
+    if not can_import("deepspeed"):
         seen = "deepspeed is not installed (pip install 'mips-dist[train]')"
         return [Finding("unchecked", "compiler", seen)]
     return [_compiler(), *_locks(folders)]

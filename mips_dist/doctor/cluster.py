@@ -1,6 +1,5 @@
 """The Ray cluster that RAY_ADDRESS names: its token, versions, nodes, and links between them."""
 
-import importlib.util
 import os
 import socket
 import tempfile
@@ -11,7 +10,7 @@ from typing import Any
 
 from mips_dist.doctor.between import look_between
 from mips_dist.doctor.finding import Finding
-from mips_dist.doctor.packages import installed
+from mips_dist.doctor.packages import can_import, installed
 from mips_dist.doctor.peer import Peer
 
 _SECONDS_TO_CONNECT = 5.0
@@ -24,7 +23,7 @@ _TOKEN_REMEDY = (
 
 def probe() -> list[Finding]:
     """Look at the token, and at the cluster where one is named."""
-    if importlib.util.find_spec("ray") is None:
+    if not can_import("ray"):
         seen = "ray is not installed (pip install 'mips-dist[train]')"
         return [Finding("unchecked", "ray", seen)]
     address = os.environ.get("RAY_ADDRESS", "")

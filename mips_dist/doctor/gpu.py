@@ -1,11 +1,11 @@
 """GPUs: driver, the CUDA that torch was built for, compute capability, free memory."""
 
-import importlib.util
 import re
 import shutil
 from pathlib import Path
 
 from mips_dist.doctor.finding import Finding, said_by
+from mips_dist.doctor.packages import can_import
 
 GB = 10**9
 
@@ -87,7 +87,7 @@ def _devices(torch: object, built: str, driver: str | None) -> list[Finding]:
 def _compiler(torch: object) -> list[Finding]:
     """Look at nvcc, which DeepSpeed's operators for GPUs are compiled with."""
     wanted = torch.version.cuda  # type: ignore[attr-defined]
-    if wanted is None or importlib.util.find_spec("deepspeed") is None:
+    if wanted is None or not can_import("deepspeed"):
         return []
     if shutil.which("nvcc") is None:
         seen = "no nvcc: operators of DeepSpeed that are compiled fail (zero.offload=optimizer)"

@@ -8,6 +8,7 @@ import platform
 import re
 import sys
 from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from mips_dist.doctor.finding import Finding
@@ -29,6 +30,14 @@ def installed(name: str) -> str:
         return version(name).partition("+")[0]
     except PackageNotFoundError:
         return "none"
+
+
+def can_import(package: str) -> bool:
+    """Tell whether a package is there, without importing it."""
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def not_locked(lock: Path) -> dict[str, tuple[str, str]]:
