@@ -1,6 +1,7 @@
 """One probe in a process of its own: prints its findings as JSON; see `finding.Probe`."""
 
 import sys
+from collections.abc import Callable
 
 from mips_dist.doctor import builds, cluster, gpu, machine, packages, peer
 from mips_dist.doctor.finding import Finding, to_json
@@ -18,7 +19,7 @@ def main(what: str, *arguments: str) -> None:
 
 
 def _findings(what: str, *arguments: str) -> list[Finding]:
-    probes = {
+    probes: dict[str, Callable[..., list[Finding]]] = {
         "versions": packages.probe,
         "machine": machine.probe,
         "disk": machine.probe_disk,

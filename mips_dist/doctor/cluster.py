@@ -1,5 +1,6 @@
 """The Ray cluster that RAY_ADDRESS names: its token, versions, nodes, and links between them."""
 
+import logging
 import os
 import socket
 import tempfile
@@ -73,10 +74,11 @@ def _head(address: str) -> list[Finding]:
         )
         return [Finding("problem", "ray", seen, remedy)]
     import grpc
-    from ray.core.generated.gcs_service_pb2 import CheckAliveReply
+    from ray.core.generated import gcs_service_pb2
 
+    reply_type: Any = gcs_service_pb2.CheckAliveReply  # type: ignore[attr-defined]
     with grpc.insecure_channel(address) as channel:
-        ask = channel.unary_unary(_IS_ALIVE, response_deserializer=CheckAliveReply.FromString)
+        ask = channel.unary_unary(_IS_ALIVE, response_deserializer=reply_type.FromString)
         findings, reply = [], None
         try:
             reply = ask(b"", timeout=_SECONDS_TO_CONNECT)
@@ -121,7 +123,7 @@ def _nodes(address: str) -> list[Finding]:
     import ray
 
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="CRITICAL")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
     except Exception as error:  # Ray raises bare ones
         seen = f"{address}: {str(error).strip().partition(chr(10))[0]}"
         remedy = "see that Python and Ray are the same there and here (cluster/setup.sh)"
