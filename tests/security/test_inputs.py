@@ -103,3 +103,10 @@ def test_names_that_would_be_paths_or_options(tmp_path):
         tmp_path, "mips", "predict", "in.csv", "-p", "../../etc", "-o", "out.csv", codes=(2,)
     )
     assert not (tmp_path / CANARY).exists()
+
+
+def test_a_name_of_a_stranger_commands_no_terminal(tmp_path):
+    (tmp_path / "in.csv").write_text("\x1b[2J\x1b]0;owned\x07,a\n1,2\n")
+    line = refused(tmp_path, "mips", "canonicalize", "in.csv", "-o", "out.csv")
+    assert line.isprintable()
+    assert "owned" in line
