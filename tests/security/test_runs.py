@@ -1,7 +1,7 @@
 """Run folders that a stranger made or changed: checkpoints whose sums agree, ledgers, settings.
 
-Damage that is an accident: tests/train/test_checkpoint.py, tests/finetune/test_report.py, which also
-holds that hostile names are escaped on every page.
+Damage that is an accident: tests/train/test_checkpoint.py, tests/finetune/test_report.py. Hostile
+names on pages: tests/finetune/test_report.py, tests/train/test_report_kinds.py.
 """
 
 import json
