@@ -38,7 +38,7 @@ def _compiler() -> Finding:
         "ninja": "activate the environment, which has it (source .venv/bin/activate)",
         "Python.h": "apt-get install python3-dev",
     }
-    seen = f"no {', '.join(missing)}: zero.offload=optimizer, which compiles an operator, fails"
+    seen = f"no {', '.join(missing)}: what is compiled when needed fails (torch.compile on a GPU)"
     return Finding("warning", "compiler", seen, "; ".join(remedies[name] for name in missing))
 
 

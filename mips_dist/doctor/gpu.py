@@ -90,7 +90,7 @@ def _compiler(torch: object) -> list[Finding]:
     if wanted is None or not can_import("deepspeed"):
         return []
     if shutil.which("nvcc") is None:
-        seen = "no nvcc: operators of DeepSpeed that are compiled fail (zero.offload=optimizer)"
+        seen = "no nvcc: an operator of DeepSpeed that has to be compiled fails"
         return [Finding("warning", "nvcc", seen, f"install the toolkit of CUDA {wanted}")]
     found = re.search(r"release (\d+)\.(\d+)", said_by(["nvcc", "--version"], seconds=20) or "")
     if found is None or found[1] != wanted.split(".")[0]:
