@@ -25,26 +25,4 @@ esac
   echo "error: no environment in $PWD on $(hostname); run cluster/setup.sh there" >&2
   exit 1
 }
-.venv/bin/python - <<'END_OF_PYTHON'
-import platform
-import sys
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-
-wrong, pins = [], 0
-for line in Path("requirements.lock").read_text(encoding="utf-8").splitlines():
-    name, is_pin, wanted = line.strip().partition("==")
-    if not is_pin or name.startswith("#"):
-        continue
-    pins += 1
-    try:
-        found = version(name).partition("+")[0]  # builds for GPUs have the same version
-    except PackageNotFoundError:
-        found = "none"
-    if found != wanted:
-        wrong.append(f"error: {platform.node()}: {name} {found}, requirements.lock has {wanted}")
-print("\n".join(wrong) or f"{platform.node()}: Python {platform.python_version()}, {pins} locked versions")
-if wrong:
-    print("error: run cluster/setup.sh on this node", file=sys.stderr)
-    sys.exit(1)
-END_OF_PYTHON
+.venv/bin/python -m mips_dist.doctor.packages

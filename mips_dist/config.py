@@ -55,6 +55,15 @@ def compose(schema: type[C], config_name: str, overrides: Sequence[str]) -> C:
     for override in overrides:
         if "=" not in override:
             raise UsageError(f"'{override}' is not a key=value override; see --help")
+        key, _, value = override.partition("=")
+        # Hydra's own keys do nothing here, but for hydra.searchpath: YAML files from elsewhere.
+        if re.match(r"[+~]*hydra\b", key):
+            raise UsageError(_unknown("key", key, _keys(schema)))
+        # It may name what is secret in the environment, and the configuration is written to a file.
+        if "${" in value:
+            raise UsageError(
+                f"{key}: a value with ${{...}} in it is not looked up here; let the shell expand it"
+            )
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(configs_dir())):
             composed = hydra_compose(

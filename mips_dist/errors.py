@@ -76,7 +76,7 @@ def guarded(call: Callable[[], int | None], debug: bool = False) -> int:
             return error.exit_code
         if debug:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_in_one_line(str(error))}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
         if debug:
@@ -85,11 +85,16 @@ def guarded(call: Callable[[], int | None], debug: bool = False) -> int:
         remedy = "; free some space and run the same command again" * (error.errno == errno.ENOSPC)
         # An OSError that a library made itself may have words only.
         what = error.strerror or " ".join(str(error).split()) or type(error).__name__
-        print(f"error: {what}{where}{remedy}", file=sys.stderr)
+        print(f"error: {_in_one_line(f'{what}{where}{remedy}')}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         return 130
+
+
+def _in_one_line(text: str) -> str:
+    """Return a text without what ends a line or commands a terminal; names may come from others."""
+    return "".join(sign if sign.isprintable() else " " for sign in text)
 
 
 def _called(call: Callable[[], int | None]) -> int:

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-# Both are read when Ray is imported. The second, made for desktops, is what binds a local Ray to
-# 127.0.0.1: an address given to ray.init is replaced by one that other machines can reach.
+from mips_dist.own_ray import private_environment
+
+# Read when Ray is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 if not os.environ.get("RAY_ADDRESS"):
-    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    os.environ.update(private_environment())
 
 import ray
 from ray.exceptions import RayError, RayTaskError

@@ -33,6 +33,7 @@ FORBIDDEN = {
     },
     "mips_dist.serve.worker": {"ray", "fastapi", "starlette"},
     "mips_dist.serve.pictures": {"ray", "fastapi", "starlette"},
+    "mips_dist.doctor": {"deepspeed", "hydra", "omegaconf", "mips_dist.model", "mips_dist.train"},
     "mips_dist.use": {"ray", "deepspeed", "mips_dist.train"},
     "mips_dist.use.report": {"ray", "deepspeed", "hydra"},  # it reads what training wrote
     "mips_dist.pretrain": {"ray", "deepspeed"},

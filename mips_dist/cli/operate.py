@@ -72,3 +72,43 @@ def plan(
         print("\n".join(rehearsal.describe(config, rehearsal.rehearse(config, texts))))
 
     raise typer.Exit(guarded(work, debug))
+
+
+@app.command(rich_help_panel=OPERATE)
+def doctor(
+    folders: Annotated[
+        list[str] | None, typer.Argument(metavar="[FOLDER]...", help="where runs go; default: runs")
+    ] = None,
+    hosts: Annotated[
+        str, typer.Option(help="names of hosts to look at over ssh, comma between")
+    ] = "",
+    hostfile: Annotated[Path | None, typer.Option(help="the same, a hostfile of DeepSpeed")] = None,
+    json: Annotated[Path | None, typer.Option(help="also write the findings to this file")] = None,
+    debug: Debug = False,
+) -> None:
+    """Say what will fail on this machine or its cluster, and the remedy.
+
+    One line for each finding: ok, warning, problem, or unchecked. Exit code 1 where there is a
+    problem. Nothing is changed, and everything that is looked at has a time limit.
+
+    Of this machine: versions against the lock file, cores, memory and shared memory (limits of a
+    container too), open files, disks, compiler, locks of builds that were killed, GPUs.
+
+    Of the Ray cluster that RAY_ADDRESS names: token, versions, nodes, clocks, and whether every
+    node reaches every other, by TCP and by an all-reduce. With --hosts or --hostfile the same
+    over ssh, which is how deepspeed and torchrun see them.
+
+    Examples
+    --------
+    mips doctor
+    mips doctor /shared/runs --json doctor.json
+    mips doctor --hosts node1,node2
+    mips doctor --hostfile cluster/deepspeed/hostfile
+    """
+
+    def work() -> int:
+        from mips_dist.doctor.command import doctor as look
+
+        return look(folders or [], hosts, hostfile, json)
+
+    raise typer.Exit(guarded(work, debug))

@@ -24,6 +24,7 @@ from mips_dist.errors import MipsError, UsageError
 SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 BLOCK_SIZE = 1024  # polymers of a block at most
+TABLES = frozenset({"rejects.csv", "merged.csv", "verdicts.json"})  # files beside the shards
 
 # A block whose polymers all failed is left out, and its number with it.
 _KEY = re.compile(r"\d{6}-\d{3}")
@@ -107,6 +108,8 @@ class Manifest:
             raise ValueError("num_rows is not num_samples + num_merged + num_rejected")
         if self.num_samples != sum(shard.num_samples for shard in self.shards):
             raise ValueError("num_samples is not the sum over the shards")
+        if not set(self.tables) <= TABLES:
+            raise ValueError("tables names another file")
         for number, shard in enumerate(self.shards):
             shard.check(number)
 

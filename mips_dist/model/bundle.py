@@ -1,13 +1,15 @@
 """A model as one directory: weights, configuration, scaler, metrics, card; nothing is pickled."""
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from mips_dist.data.files import file_sha256, flush_to_disk
@@ -210,7 +212,9 @@ def load_bundle(directory: Path, expected_schema: Mapping[str, Any]) -> Bundle:
         kind, schema, sha256 = config["kind"], config["feature_schema"], config["weights_sha256"]
         model_class = MODEL_OF_KIND[kind]
         model_config = MipsConfig(**config["model"])
-    except (KeyError, TypeError, ValueError) as error:
+        if not isinstance(schema.get("descriptors", {}), dict):
+            raise TypeError("feature_schema.descriptors is no object")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise MipsError(
             f"{directory / CONFIG} describes no model of this version ({error}); "
             "copy the whole directory again, or train again"
@@ -223,8 +227,7 @@ def load_bundle(directory: Path, expected_schema: Mapping[str, Any]) -> Bundle:
     if missing:
         raise MipsError(f"{directory} lacks {', '.join(missing)}; copy the whole directory again")
     _check_schema(directory, schema, expected_schema)
-    model = model_class(model_config)
-    _load_weights(model, directory / WEIGHTS, sha256)
+    model = _load_model(model_class, model_config, directory / WEIGHTS, sha256)
     return Bundle(
         kind=kind,
         model=model.eval(),
@@ -269,7 +272,7 @@ def is_complete(directory: Path) -> bool:
         if "calibration" in config:
             sums[CALIBRATION] = config["calibration"].get("sha256")
         return all(file_sha256(directory / name) == sha256 for name, sha256 in sums.items())
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, MipsError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, AttributeError, MipsError):
         return False
 
 
@@ -278,15 +281,31 @@ def _needed(kind: str | None) -> list[str]:
     return [WEIGHTS, METRICS, *([SCALER] if kind == "property" else [])]
 
 
-def _load_weights(model: Model, path: Path, sha256: str) -> None:
-    """Read the weights; those that were stored in bf16 become fp32 here."""
+def _load_model(model_class: type[Model], config: MipsConfig, path: Path, sha256: str) -> Model:
+    """Make the model with the weights of a file; those that were stored in bf16 become fp32 here.
+
+    Nothing is made before the file is known to hold what the configuration asks for: otherwise a
+    few bytes of a configuration would fill the memory.
+    """
     _check_sha256(path, sha256)
     try:
+        with safe_open(str(path), "pt") as file:
+            stored = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        if config.num_layers > len(stored):
+            raise ValueError("more layers than weights")
+        with torch.device("meta"):
+            wanted = model_class(config).state_dict()
+        if stored != {name: list(weight.shape) for name, weight in wanted.items()}:
+            raise ValueError("other names or shapes")
+        model = model_class(config)
         model.load_state_dict(load_file(path))
-    except (RuntimeError, SafetensorError) as error:
+    except (RuntimeError, TypeError, ValueError, OverflowError, SafetensorError) as error:
         raise MipsError(
             f"{path} does not fit the model that {CONFIG} describes; copy the whole directory again"
         ) from error
+    if not all(bool(weight.isfinite().all()) for weight in model.state_dict().values()):
+        raise MipsError(f"{path} holds numbers that are not finite; use another model")
+    return model
 
 
 def _check_sha256(path: Path, sha256: str) -> None:
@@ -299,7 +318,10 @@ def _check_sha256(path: Path, sha256: str) -> None:
 
 def _read_scaler(path: Path) -> TargetScaler:
     value = _read_json(path)
-    if set(value) != set(TargetScaler.__annotations__):
+    is_one = set(value) == set(TargetScaler.__annotations__)
+    is_one = is_one and all(isinstance(value[key], str) for key in ("property", "unit"))
+    numbers = [value.get("mean"), value.get("std")]
+    if not is_one or not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers):
         raise MipsError(f"{path} is no scaler; copy the whole directory again")
     return TargetScaler(**value)  # type: ignore[typeddict-item]
 
@@ -341,7 +363,7 @@ def _write_json(path: Path, value: Any) -> None:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MipsError(f"{path} is not readable JSON; copy the whole directory again") from error
     if not isinstance(value, dict):
         raise MipsError(f"{path} is not a JSON object; copy the whole directory again")

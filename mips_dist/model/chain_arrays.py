@@ -21,7 +21,10 @@ from mips_dist.model.kernel import Block, Counts, GaussianProcess
 # A few hundred times the largest of the eight: a small file must not fill the memory.
 MAX_BYTES = 1 << 30
 
-DAMAGE = (SafetensorError, KeyError, ValueError, IndexError, OSError, EOFError, zlib.error)
+DAMAGE = (
+    *(SafetensorError, KeyError, ValueError, IndexError, TypeError, OverflowError),
+    *(OSError, EOFError, MemoryError, zlib.error),
+)
 
 Arrays = dict[str, np.ndarray]
 
@@ -91,6 +94,9 @@ def environment_arrays(environments: Counts) -> Arrays:
 def environments_of(arrays: Arrays) -> Counts:
     """Return the counts that `environment_arrays` took apart."""
     number = arrays["environments.number"]
+    # Before so many rows are made of them.
+    if (number < 0).any() or int(number.sum(dtype=np.int64)) != len(arrays["environments.bin"]):
+        raise ValueError("the numbers of environments contradict each other")
     environments = np.zeros((len(number), NUM_BINS), np.uint8)
     row = np.repeat(np.arange(len(number)), number)
     environments[row, arrays["environments.bin"]] = arrays["environments.count"]

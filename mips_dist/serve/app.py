@@ -14,9 +14,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-# Read when Ray is imported; the second is what binds a local Ray to 127.0.0.1 (train/trials.py).
+from mips_dist.own_ray import private_environment
+
+# Read when Ray is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+os.environ.update(private_environment())
 
 import ray
 from ray import serve

@@ -169,6 +169,11 @@ def _open(folder: Path) -> Checkpoint:
         body = json.loads((folder / _STATE).read_text(encoding="utf-8"))
         if body.pop("sha256") != _digest(body):
             raise _Damaged(f"{_STATE} was altered")
+        if set(body["files"]) != {_WEIGHTS, _MOMENTS, _PROBE} or not (
+            body["step"] == int(folder.name.removeprefix(_PREFIX))
+            and isinstance(body["state"], dict)
+        ):
+            raise _Damaged(f"{_STATE} is of another checkpoint")
         for name, sha256 in body["files"].items():
             if file_sha256(folder / name) != sha256:
                 raise _Damaged(f"{name} was altered or cut short")
@@ -178,7 +183,10 @@ def _open(folder: Path) -> Checkpoint:
                 "use the version that wrote it or another run_dir"
             )
         return Checkpoint(folder, body["step"], body["state"])
-    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
+    except (
+        *(OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError),
+        SafetensorError,
+    ) as error:
         raise _Damaged(f"{type(error).__name__}: {error}") from error
 
 

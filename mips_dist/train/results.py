@@ -70,9 +70,33 @@ class FoldResult:
     row: list[int] = field(default_factory=list)
     prediction: list[float] = field(default_factory=list)
 
+    def check(self) -> None:
+        """Raise TypeError where a value, as it came from a file, is of another type than it has."""
+        words, counts = (
+            ("model", "property", "protocol", "unit"),
+            ("fold", "seed", "epoch", "num_train"),
+        )
+        is_so = all(type(getattr(self, name)) is str for name in words)
+        is_so &= all(type(getattr(self, name)) is int for name in counts)
+        is_so &= all(_is_number(getattr(self, name)) for name in ("r2", "rmse", "mae", "seconds"))
+        lists = all(type(x) is list for x in (self.row, self.prediction, self.curve))
+        if not (is_so and lists):
+            raise TypeError("a value is of another type")
+        if not (
+            all(type(x) is int for x in self.row)
+            and all(map(_is_number, self.prediction))
+            and len(self.row) == len(self.prediction)
+            and all(type(x) is dict and all(map(_is_number, x.values())) for x in self.curve)
+        ):
+            raise TypeError("a list holds something else")
+
     def cell(self) -> Cell:
         """Return the cell that this is the result of."""
         return Cell(self.model, self.property, self.fold, self.seed, self.protocol)
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float)
 
 
 class Scores(NamedTuple):
@@ -113,7 +137,8 @@ def read_lines(content: bytes, path: Path) -> dict[Cell, FoldResult]:
     for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
         try:
             result = FoldResult(**json.loads(line))
-        except (ValueError, TypeError) as error:
+            result.check()
+        except (ValueError, TypeError, RecursionError) as error:
             raise MipsError(
                 f"{path}, line {number}, is damaged; delete the line to have it done again"
             ) from error

@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from safetensors import SafetensorError
+
 from mips_dist.errors import MipsError
 from mips_dist.train import checkpoint
 from mips_dist.train.engine import TrainEngine
@@ -35,7 +37,7 @@ def find_checkpoint(run: "Run") -> int:
         return 0
     identity = run.identity()
     for key in ("feature_schema", "model", "shards"):
-        if newest.state[key] != identity[key]:
+        if newest.state.get(key) != identity[key]:
             raise MipsError(
                 f"checkpoint {newest.path} was made with another {key.replace('_', ' ')}; give the "
                 "shards and the model that it was trained with, or another run_dir"
@@ -65,12 +67,19 @@ def restore(run: "Run", step: int, trainer: TrainEngine) -> tuple[TrainState, Pr
             lambda: Probe.first_of(run.config.shards, corpus, run.model)
         )
     stored = checkpoint.open_at(run.folder.checkpoints, step)
-    trainer.load_full_state(stored.read, stored.state["adam_steps"])
-    probe, known = Probe.from_tensors(stored.probe()), stored.state["probe"]
-    run.ranks.together(
-        lambda: probe.check(trainer, known["loss"], known["precision"], str(stored.path))
-    )
-    return TrainState(**stored.state["train"]), probe
+    try:
+        state = TrainState(**stored.state["train"])
+        trainer.load_full_state(stored.read, stored.state["adam_steps"])
+        probe, known = Probe.from_tensors(stored.probe()), stored.state["probe"]
+        loss, precision = float(known["loss"]), str(known["precision"])
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        # Its sums agree, so it was made so: not what an accident leaves.
+        raise MipsError(
+            f"checkpoint {stored.path} does not hold the state of this run ({error}); remove it to "
+            "continue from the one before"
+        ) from error
+    run.ranks.together(lambda: probe.check(trainer, loss, precision, str(stored.path)))
+    return state, probe
 
 
 def save(run: "Run", trainer: TrainEngine, state: TrainState, probe: Probe) -> None:

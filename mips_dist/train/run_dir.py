@@ -130,7 +130,8 @@ class RunDir:
         try:
             values = OmegaConf.to_container(OmegaConf.load(path))
         except Exception as error:  # YAML and OmegaConf have no common base class
-            raise MipsError(f"{path} cannot be read ({error}); choose another run_dir") from error
+            reason = " ".join(str(error).split())
+            raise MipsError(f"{path} cannot be read ({reason}); choose another run_dir") from error
         if not isinstance(values, dict):
             raise MipsError(f"{path} is no configuration; choose another run_dir")
         return {str(key): value for key, value in values.items()}

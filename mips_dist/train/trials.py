@@ -24,15 +24,13 @@ from rich.console import Console
 from rich.live import Live
 
 from mips_dist.errors import MipsError
+from mips_dist.own_ray import private_environment
 from mips_dist.train.board import Board
 from mips_dist.train.cells import run_cells, train_models
 from mips_dist.train.results import Cell, FoldResult
 from mips_dist.train.study import FinetuneConfig, Study
 from mips_dist.train.tables import Summary
 
-# Made for desktops; it is what binds a local Ray to 127.0.0.1. An address given to ray.init is
-# replaced by one that other machines can reach.
-LOCAL_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -140,8 +138,10 @@ class RayTrials:
         if self._temporary is not None:
             return
         address = os.environ.get("RAY_ADDRESS", "")
-        for name, value in (RAY_ENVIRONMENT | ({} if address else LOCAL_ENVIRONMENT)).items():
+        for name, value in RAY_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        if not address:
+            os.environ.update(private_environment())
         import ray
 
         # Tune logs the traceback of every dead process; what follows from it is said in a line.

@@ -2,6 +2,7 @@
 
 import csv
 import importlib.metadata
+import json
 import os
 import shutil
 import subprocess
@@ -166,6 +167,16 @@ def test_a_missing_extra_is_one_line(installed, tmp_path, command, package):
     remedy = "which is not installed: pip install 'mips-dist[train]'"
     assert done.stderr == f"error: this needs {package}, {remedy}\n"
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+
+
+def test_the_doctor_says_what_it_cannot_look_at(installed, tmp_path):
+    done = mips(installed, tmp_path, "doctor", "--json", "findings.json")
+    assert done.stderr == ""
+    found = {f["what"]: f for f in json.loads((tmp_path / "findings.json").read_text())}
+    assert "the floors of the package" in found["versions"]["seen"]
+    for what, package in (("ray", "ray"), ("compiler", "deepspeed")):
+        assert found[what]["state"] == "unchecked"
+        assert f"{package} is not installed" in found[what]["seen"]
 
 
 def test_what_extras_bring_is_blocked():

@@ -25,6 +25,14 @@ from mips_dist.train.tables import Summary, summarize
 CONFIG_FILE = "config.yaml"
 # Scores are recomputed from labels and predictions; sums in another order differ by less.
 _SAME_SCORE = 1e-6
+# What keys of a configuration that came with a folder must be, before anything is made of them.
+_KINDS = {
+    "num_folds": "number of folds",
+    "protocol": "word",
+    "seeds": "list of numbers",
+    "baselines": "list of words",
+}
+_MAX_FOLDS = 1000
 
 
 class Series(NamedTuple):
@@ -107,7 +115,14 @@ def read_folder(path: Path) -> StudyFolder:
     found = read_lines(ledger.read_bytes(), ledger)
     # As in the printed table: other seeds of the network belong to another command.
     results = [r for r in found.values() if r.model != NETWORK or r.seed in config["seeds"]]
-    properties = _properties(config, {result.property for result in results})
+    try:
+        properties = _properties(config, {result.property for result in results})
+        num_polymers = _num_polymers(path / FOLDS_FILE)
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise MipsError(
+            f"{path / CONFIG_FILE} or {FOLDS_FILE} there is damaged ({type(error).__name__}); "
+            "run the command of the run again"
+        ) from error
     names = [prop.name for prop in properties]
     results = sorted((r for r in results if r.property in names), key=lambda r: r.cell())
     if not results:
@@ -118,7 +133,7 @@ def read_folder(path: Path) -> StudyFolder:
         config=config,
         results=results,
         properties=properties,
-        num_polymers=_num_polymers(path / FOLDS_FILE),
+        num_polymers=num_polymers,
         summaries=summarize(results, properties, num_folds, len(config["seeds"])),
         missing=_missing(config, names, results),
     )
@@ -128,11 +143,23 @@ def read_config(path: Path, needed: Sequence[str]) -> dict[str, Any]:
     """Read the resolved configuration of a run; MipsError where it is none with these keys."""
     try:
         values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (OSError, YAMLError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException, RecursionError) as error:
         raise MipsError(f"{path} cannot be read; run the command of the run again") from error
     if not isinstance(values, dict) or not all(key in values for key in needed):
         raise MipsError(f"{path} is not that of the run; run its command again")
+    for key, kind in _KINDS.items():
+        if key in needed and not _is_of(values[key], kind):
+            raise MipsError(f"{path}: {key} is no {kind}; run the command of the run again")
     return {str(key): value for key, value in values.items()}
+
+
+def _is_of(value: object, kind: str) -> bool:
+    if kind == "number of folds":
+        return type(value) is int and 1 < value <= _MAX_FOLDS
+    if kind == "word":
+        return isinstance(value, str)
+    inside = int if kind == "list of numbers" else str
+    return isinstance(value, list) and all(type(part) is inside for part in value)
 
 
 def _properties(config: dict[str, Any], found: set[str]) -> list[Property]:
@@ -142,6 +169,8 @@ def _properties(config: dict[str, Any], found: set[str]) -> list[Property]:
         units = config.get("units") or [""] * len(targets)
         return [Property(name=n, unit=str(u)) for n, u in zip(targets, units, strict=True)]
     names = dict.fromkeys(config["properties"]) | dict.fromkeys(n for n in BENCHMARK if n in found)
+    if unknown := set(names) - set(BENCHMARK):  # a name becomes that of a file
+        raise ValueError(f"no property {min(unknown)}")
     return [read_property(configs_dir() / "property", name) for name in names]
 
 
@@ -205,7 +234,11 @@ def read_labels(folder: StudyFolder, data: Path | None) -> dict[str, Labels]:
     asked: dict[str, Any] = {key: config[key] for key in names_of_keys if key in config}
     if data is not None:
         asked["data_dir" if asked.get("input") is None else "input"] = str(data)
-    sets, _ = read_sets(FinetuneConfig(**asked))
+    try:
+        study = FinetuneConfig(**asked)
+    except (TypeError, ValueError) as error:
+        raise MipsError(f"{folder.path / CONFIG_FILE} is that of no study ({error})") from error
+    sets, _ = read_sets(study)
     folds, _ = read_folds(folder.path / FOLDS_FILE, sets, int(config["num_folds"]))
     names = [prop.name for prop in folder.properties]
     labels: dict[str, Labels] = {}
