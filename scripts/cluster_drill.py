@@ -53,6 +53,8 @@ def main() -> int:
         drills = LaunchDrill(hosts, folder).rows() if given.launch else rows(hosts, folder)
         for drill in drills:
             table.drill(*drill)
+    except KeyboardInterrupt:
+        return 130
     finally:
         hosts.down()
         shutil.rmtree(scratch)

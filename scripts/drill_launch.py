@@ -1,14 +1,18 @@
 """Drill of cluster_drill.py --launch: `ray up` with cluster/ray/on_premises.yaml over three hosts.
 
 h1, h2 and h3 are the cluster, each with a home of its own, where `ray up` puts the code and where
-cluster/setup.sh installs all that requirements.lock names: three times 4 GB and some minutes.
-h4 is the machine of the user, who types what cluster/ray/README.md says. In the YAML only
-addresses and user are changed.
+cluster/setup.sh installs all that requirements.lock names: three times 4 GB and some minutes. Hosts
+have no way out to a package index, so this machine fetches the packages once, and the pip of each
+host finds them in that folder. h4 is the machine of the user, who types what cluster/ray/README.md
+says. In the YAML only addresses and user are changed.
 """
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 from drill_base import ROOT, HostsDrill, Row, wait_until
@@ -57,6 +61,7 @@ class LaunchDrill(HostsDrill):
     def rows(self) -> list[Row]:
         """Return the drills; each needs the ones before."""
         return [
+            ("packages of requirements.lock are fetched", "exit 0", self.fetch),
             ("ray up -y on_premises.yaml", "exit 0, 3 nodes", self.up),
             (
                 "ray submit, preprocessing",
@@ -67,9 +72,23 @@ class LaunchDrill(HostsDrill):
             ("ray down -y", "exit 0, no Ray left", self.down),
         ]
 
+    def fetch(self) -> str:
+        """Fetch or build every locked package, and what installs them."""
+        words = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
+        words += ["-w", str(self.folder / "wheels"), "-r", "requirements.lock"]
+        environment = os.environ | {"DS_BUILD_OPS": "0"}
+        done = subprocess.run(
+            [*words, "setuptools>=77", "wheel"], env=environment, timeout=LONGEST_UP
+        )
+        return f"exit {done.returncode}"
+
     def up(self) -> str:
         """Launch the cluster, and wait for all of it."""
-        generate = ["bash", "-c", "ray get-auth-token --generate && chmod 600 ~/.ray/auth_token"]
+        generate = [
+            "bash",
+            "-c",
+            "ray get-auth-token --generate > /dev/null && chmod 600 ~/.ray/auth_token",
+        ]
         self.run(USER, generate, "token")
         code = self._ray("up", LONGEST_UP, "-y", str(self.yaml))
         wait_until(lambda: self._num_nodes() == 3, LONGEST_UP, "three nodes")
@@ -80,12 +99,10 @@ class LaunchDrill(HostsDrill):
         here = ["python", "-m", "preprocess", f"input={self.home}/polymers.csv", *PREPROCESS]
         self._alone(here, "preprocess-alone")
         self._ray("rsync-up", 60, str(self.yaml), f"{self.home}/polymers.csv", "~/polymers.csv")
-        script = "preprocess/__main__.py"
-        words = [str(self.yaml), script, "input=polymers.csv", *PREPROCESS]
-        code = self._ray("submit", 600, *words)
+        words = ["preprocess/__main__.py", "input=polymers.csv", *PREPROCESS]
+        code = self._ray("submit", 600, str(self.yaml), *words)
         self._ray("rsync-down", 60, str(self.yaml), "~/shards/", f"{self.home}/shards/")
-        expected = {k: v for k, v in digests(self.folder / "alone/shards").items()}
-        found = digests(self.home / "shards")
+        expected, found = digests(self.folder / "alone/shards"), digests(self.home / "shards")
         for name in sorted(expected):
             print(
                 f"     {name}: sha256 {found.get(name, 'none')[:16]}, alone {expected[name][:16]}"
@@ -99,9 +116,8 @@ class LaunchDrill(HostsDrill):
         """Run a study on the cluster and on one host."""
         here = ["python", f"{ROOT}/mips_dist/finetune.py", f"input={self.home}/polymers.csv"]
         self._alone([*here, "run_dir=study", *STUDY], "study-alone")
-        script = "mips_dist/finetune.py"
-        words = [str(self.yaml), script, "input=polymers.csv", "run_dir=study", *STUDY]
-        code = self._ray("submit", 600, *words)
+        words = ["mips_dist/finetune.py", "input=polymers.csv", "run_dir=study", *STUDY]
+        code = self._ray("submit", 600, str(self.yaml), *words)
         table = "study/results.csv"
         self._ray("rsync-down", 60, str(self.yaml), f"~/{table}", f"{self.home}/results.csv")
         found = (self.home / "results.csv").read_bytes()
@@ -123,9 +139,10 @@ class LaunchDrill(HostsDrill):
         """Give a host its own home of root, as a new machine has it, and its own /tmp."""
         home = self._home(name)
         shutil.copytree("/etc/skel", home)
-        pip = Path(self.hosts.home) / ".config/pip"
-        if pip.is_dir():  # where this machine's packages come from, theirs do
-            shutil.copytree(pip, home / ".config/pip")
+        (home / ".config/pip").mkdir(parents=True)
+        (home / ".config/pip/pip.conf").write_text(
+            f"[global]\nno-index = true\nfind-links = {self.folder}/wheels\n"
+        )
         lines = Path("/etc/passwd").read_text().splitlines(keepends=True)
         passwd = self.folder / f"passwd-{name}"
         passwd.write_text(

@@ -16,7 +16,7 @@ HEAD, WORKER = "h1", "h2"
 NUM_STEPS = 200
 LIMIT = 0.5  # minutes, timeout_minutes of the run
 LONGEST_END = 60 * LIMIT + 45.0  # seconds from the loss of a host to the end of the job
-MBIT = 20.0
+MBIT = 50.0
 PRETRAIN = [
     "mips_dist/pretrain.py",
     "model=debug",
@@ -183,10 +183,10 @@ class PretrainDrill(HostsDrill):
 
 def apart(expected: list[float], found: list[float]) -> str:
     """Say how far two curves are apart, in the words of law L8."""
-    pairs = zip(expected, found, strict=True)
-    differences = [abs(new - old) / abs(old) for old, new in pairs]
-    if max(differences) == 0:
+    if expected == found:
         return "the same bits"
-    if max(differences[:20]) <= 1e-5 and max(differences) <= 1e-3:
+    differences = [abs(new - old) / abs(old) for old, new in zip(expected, found, strict=True)]
+    is_early_same = all(difference <= 1e-5 for difference in differences[:20])
+    if is_early_same and all(difference <= 1e-3 for difference in differences):
         return "within law L8"
     return f"up to {max(differences):.1g} apart, beyond law L8"

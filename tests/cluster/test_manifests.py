@@ -282,6 +282,8 @@ def test_ray_environment():
     for side in ("grpc", "grpc_client"):
         for what in ("time", "timeout"):
             assert int(found[f"RAY_{side}_keepalive_{what}_ms"]) <= 10_000
+    # Without it a name of /etc/hosts is looked for in the DNS, for ever where there is none.
+    assert found["GRPC_DNS_RESOLVER"] == "native"
     done = lint(["bash", "-c", "set -eu; . cluster/ray.env; env"])
     assert {f"{k}={v}" for k, v in found.items()} <= set(done.stdout.splitlines())
 
