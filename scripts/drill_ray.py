@@ -10,7 +10,7 @@ from typing import Any
 from drill_base import LONGEST, HostsDrill, Row, wait_during
 from hosts import Hosts
 from kill_drill import digests
-from study_drill import num_finished
+from study_drill import TRIAL, num_finished
 
 HEAD, WORKER = "h1", "h2"
 CORPUS = "examples/glass_transition.csv"
@@ -141,9 +141,15 @@ class RayDrill(HostsDrill):
         self.start_ray(HEAD)
         self.start_ray(WORKER)
         driver = self._on_cluster(self._study("wild"), "wild")
-        # The cells of the mean predictor take no time; then networks are at work on both.
-        wild = self.folder / "wild"
-        wait_during(driver, lambda: num_finished(wild) >= 2, LONGEST, "the first cells")
+        is_there = ["pgrep", "-f", f"{TRIAL}.train"]
+
+        def is_the_middle() -> bool:
+            if num_finished(self.folder / "wild") == 0:
+                return False
+            found = self.hosts.run(WORKER, is_there, check=False, capture_output=True)
+            return found.returncode == 0
+
+        wait_during(driver, is_the_middle, LONGEST, "a trial on the second host")
         self.hosts.kill(WORKER)
         code = driver.wait(LONGEST)
         tables = [(self.folder / run / "results.csv").read_bytes() for run in ("calm", "wild")]
