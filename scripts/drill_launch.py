@@ -91,8 +91,12 @@ class LaunchDrill(HostsDrill):
         ]
         self.run(USER, generate, "token")
         code = self._ray("up", LONGEST_UP, "-y", str(self.yaml))
-        wait_until(lambda: self._num_nodes() == 3, LONGEST_UP, "three nodes")
-        return f"exit {code}, {self._num_nodes()} nodes"
+        if code != 0:
+            return f"exit {code}"
+        # It returns when the head runs, which then sets up the workers.
+        wait_until(lambda: all(map(self._raylets, WORKERS)), LONGEST_UP, "Ray on the workers")
+        wait_until(lambda: self._num_nodes() == 3, 120, "three nodes")
+        return "exit 0, 3 nodes"
 
     def preprocess(self) -> str:
         """Preprocess on the cluster and on one host."""

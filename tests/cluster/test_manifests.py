@@ -86,6 +86,7 @@ def test_ray(name):
         ("on_premises", "--include-dashboard=false", "", "a dashboard"),
         ("on_premises", ". ~/mips/cluster/ray.env;", "", "ray.env"),
         ("on_premises", "  - ~/mips/cluster/setup.sh\n", "", "setup.sh"),
+        ("on_premises", "export RAY_enable_autoscaler_v2=0; ", "", "a worker out"),
         ("on_premises", "env -u RAY_ADDRESS", "RAY_AUTH_TOKEN=correct-horse", "token"),
     ],
 )
