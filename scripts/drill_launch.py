@@ -23,6 +23,7 @@ HEAD, WORKERS, USER = "h1", ["h2", "h3"], "h4"
 NUM_HOSTS = 4
 CORPUS = "examples/glass_transition.csv"
 LONGEST_UP = 1800.0  # seconds; most of it is pip
+LONGEST_DOWN = 240.0
 PREPROCESS = ["num_conformers=2", "output=shards"]
 STUDY = [
     "targets=[tg_K]",
@@ -41,6 +42,11 @@ class LaunchDrill(HostsDrill):
         super().__init__(hosts, folder)
         for name in hosts.names():
             self._move_in(name)
+        for name in hosts.names():
+            # The homes of the others are not there: these hosts share no folder that is written.
+            others = [str(self._home(other)) for other in hosts.names() if other != name]
+            script = 'for other; do mount -t tmpfs tmpfs "$other"; done'
+            hosts.run(name, ["bash", "-c", script, "-", *others])
         self.home = self._home(USER)
         (self.home / ".ssh").mkdir(mode=0o700)
         shutil.copy(hosts.folder / "ssh/id_ed25519", self.home / ".ssh")
@@ -131,8 +137,10 @@ class LaunchDrill(HostsDrill):
     def down(self) -> str:
         """End the cluster."""
         code = self._ray("down", 300, "-y", str(self.yaml))
-        left = [name for name in (HEAD, *WORKERS) if self._raylets(name)]
-        return f"exit {code}, {'Ray on ' + ', '.join(left) if left else 'no Ray'} left"
+        # Ray stops the head; raylets of workers leave when they have missed it for a minute.
+        cluster = (HEAD, *WORKERS)
+        wait_until(lambda: not any(map(self._raylets, cluster)), LONGEST_DOWN, "Ray to leave")
+        return f"exit {code}, no Ray left"
 
     # ---- how
 
@@ -174,7 +182,10 @@ class LaunchDrill(HostsDrill):
     def _num_nodes(self) -> int:
         """Ask the head, as the user may, how many nodes there are."""
         self._ray("exec", 120, str(self.yaml), "ray status")
-        return len(re.findall(r"^ 1 \w+", self.said("ray-exec"), re.MULTILINE))
+        active = re.search(
+            r"^Active:\s+(\d+) local\.cluster\.node", self.said("ray-exec"), re.MULTILINE
+        )
+        return int(active[1]) if active else 0
 
     def _raylets(self, name: str) -> str:
         """Return the processes of Ray on a host, a line each."""
