@@ -1,5 +1,6 @@
 """Hosts of our own on one Linux machine, for drills: namespaces, each with its address and sshd.
 
+    sudo python scripts/hosts.py check pdsh        # which Debian packages are missing, that one too
     sudo python scripts/hosts.py up 3              # h1, h2, h3 at 10.77.0.11, .12, .13
     sudo python scripts/hosts.py exec h1 COMMAND   # on that host, in the same working directory
     sudo python scripts/hosts.py cut h2            # pull its cable: no packet, no goodbye
@@ -235,12 +236,19 @@ class Hosts:
 _PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
 
-def missing_tools() -> str:
-    """Say in one line why no hosts can be made here; empty where they can."""
+def missing_tools(also: dict[str, str] | None = None) -> str:
+    """Say in one line why no hosts can be made here; empty where they can.
+
+    Parameters
+    ----------
+    also
+        Command -> Debian package, of what is needed beside them.
+    """
     if sys.platform != "linux":
         return "hosts are made of Linux namespaces; run this on Linux"
+    needed = NEEDED | (also or {})
     if missing := {
-        package for tool, package in NEEDED.items() if not shutil.which(tool, path=_PATH)
+        package for tool, package in needed.items() if not shutil.which(tool, path=_PATH)
     }:
         return "missing; run: apt-get install -y " + " ".join(sorted(missing))
     if os.geteuid() != 0:
@@ -287,6 +295,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(**described)
     parser.add_argument("--subnet", type=int, default=77)
     actions = parser.add_subparsers(dest="action", required=True)
+    actions.add_parser("check").add_argument("packages", nargs="*", help="named as their commands")
     actions.add_parser("up").add_argument("number", type=int)
     actions.add_parser("down")
     for action in ("cut", "heal", "slow", "kill", "boot", "exec"):
@@ -297,6 +306,10 @@ def main() -> int:
         if action == "exec":
             one.add_argument("words", nargs=argparse.REMAINDER)
     given = vars(parser.parse_args())
+    if given["action"] == "check":
+        if missing := missing_tools({name: name for name in given["packages"]}):
+            raise SystemExit(f"error: {missing}")
+        return 0
     hosts, action = Hosts(given.pop("subnet")), given.pop("action")
     if "name" in given and given["name"] not in hosts.names():
         raise SystemExit(f"error: no host {given['name']}; there are: {' '.join(hosts.names())}")

@@ -11,6 +11,7 @@ imports.
 """
 
 import argparse
+import logging
 import os
 import random
 import subprocess
@@ -194,6 +195,8 @@ def curve(run_dir: Path) -> dict[int, float]:
     """Return the loss at every step, as TensorBoard shows it."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    # Steps that a resumed run makes again are no news here.
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
     events = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"scalars": 0})
     events.Reload()
     return {point.step: point.value for point in events.Scalars("train/loss")}

@@ -11,7 +11,6 @@ exit 0 if every row is as expected.
 
 import argparse
 import filecmp
-import json
 import os
 import re
 import shutil
@@ -20,11 +19,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from hosts import Hosts
+from drill_base import Table, wait_until
+from hosts import Hosts, missing_tools
 from pretrain_drill import checkpoints, curve
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -176,19 +174,9 @@ class Drill:
 
     def __init__(self, slurm: Slurm, folder: Path, num_steps: int) -> None:
         self.slurm, self.folder, self.num_steps = slurm, folder, num_steps
-        self.rows: list[dict[str, Any]] = []
-        self.began = time.monotonic()
+        self.table = Table()
         self.log = folder / "disturbed.log"
         self.disturbed = folder / "disturbed"
-
-    def row(self, name: str, expected: str, seen: str) -> None:
-        """Add a row; its time is that since the last one."""
-        now = time.monotonic()
-        row = {"name": name, "ok": expected == seen, "expected": expected, "seen": seen}
-        self.rows.append(row | {"seconds": round(now - self.began, 1)})
-        self.began = now
-        mark = "ok  " if row["ok"] else "FAIL"
-        print(f"{mark} {self.rows[-1]['seconds']:6.1f} s  {name}: {seen}", flush=True)
 
     def preprocess(self) -> None:
         """Ray on one node and over both; the shards are the same."""
@@ -211,7 +199,7 @@ class Drill:
         shards = sorted(path.name for path in alone.glob("*.tar"))
         _, differing, missing = filecmp.cmpfiles(alone, both, shards, shallow=False)
         same = "same" if shards and not differing + missing else "other"
-        self.row(
+        self.table.row(
             "ray.sbatch preprocesses on one node and on two",
             f"1 nodes: {CPUS} CPUs, COMPLETED; 2 nodes: {2 * CPUS} CPUs, COMPLETED; bytes: same",
             f"{said[0]}; {said[1]}; bytes: {same}",
@@ -235,7 +223,7 @@ class Drill:
         job = self.slurm.wait(
             self.submit(self.folder / "straight", log), "COMPLETED", "FAILED", "TIMEOUT"
         )
-        self.row("pretrain.sbatch trains on two nodes", "COMPLETED", job["JobState"])
+        self.table.row("pretrain.sbatch trains on two nodes", "COMPLETED", job["JobState"])
 
     def wait_for_steps(self, number: str) -> None:
         """Wait until a start of the disturbed run has left a checkpoint of its own."""
@@ -262,7 +250,7 @@ class Drill:
         )
         self.slurm.run("scontrol", "update", f"jobid={number}", "TimeLimit=30")
         stopped, kept = self._stopped(), self._newest()
-        self.row(
+        self.table.row(
             "USR1 before the time limit: saves at the step where it stops",
             f"stopped after step {kept}, newest checkpoint {kept}",
             f"stopped after step {stopped}, newest checkpoint {kept}",
@@ -270,7 +258,7 @@ class Drill:
         job = self.slurm.wait(number, "RUNNING")
         self.wait_for_steps(number)
         grown = "later" if self._newest() > kept else "earlier"
-        self.row(
+        self.table.row(
             "... is queued again by itself and continues",
             "1 restart, RUNNING, checkpoints of later steps",
             f"{job['Restarts']} restart, {job['JobState']}, checkpoints of {grown} steps",
@@ -285,7 +273,7 @@ class Drill:
             lambda: self.slurm.job(number)["JobState"] != "RUNNING", 300, "Slurm to see the loss"
         )
         wait_until(lambda: self.slurm.job(number)["JobState"] == "PENDING", 120, "the requeue")
-        self.row(
+        self.table.row(
             "a compute host is switched off: Slurm queues the job again",
             "PENDING, 2 restarts",
             "{JobState}, {Restarts} restarts".format(**self.slurm.job(number)),
@@ -297,7 +285,7 @@ class Drill:
         time.sleep(SECONDS_TO_SETTLE)
         self.wait_for_steps(number)
         grown = "later" if self._newest() > kept else "earlier"
-        self.row(
+        self.table.row(
             "... with the host back it continues",
             "checkpoints of later steps",
             f"checkpoints of {grown} steps",
@@ -309,14 +297,14 @@ class Drill:
         job = self.slurm.wait(number, "CANCELLED")
         wait_until(lambda: self.slurm.states() == {"idle"}, 120, "the nodes to be idle")
         stopped, kept = self._stopped(), self._newest()
-        self.row(
+        self.table.row(
             "scancel: saves, is not queued again",
             f"CANCELLED, stopped after step {kept}, newest checkpoint {kept}",
             f"{job['JobState']}, stopped after step {stopped}, newest checkpoint {kept}",
         )
         again = self.submit(self.disturbed, self.log)
         job = self.slurm.wait(again, "COMPLETED", "FAILED", "TIMEOUT")
-        self.row("... the same command finishes the run", "COMPLETED", job["JobState"])
+        self.table.row("... the same command finishes the run", "COMPLETED", job["JobState"])
 
     def compare(self) -> None:
         """Compare the curves of both runs, and the models that they left."""
@@ -325,7 +313,7 @@ class Drill:
         weights = "model/weights.safetensors"
         files = [self.folder / run / weights for run in ("straight", "disturbed")]
         same = "same" if filecmp.cmp(*files, shallow=False) else "other"
-        self.row(
+        self.table.row(
             "losses and weights are those of the undisturbed run",
             f"{self.num_steps} steps, 0 differ, weights: same",
             f"{len(found)} steps, {len(wrong)} differ, weights: {same}",
@@ -339,22 +327,6 @@ class Drill:
         return int(max(checkpoints(self.disturbed), default="step--1").split("-", 1)[1])
 
 
-def wait_until(is_done: Callable[[], bool], seconds: float, what: str) -> None:
-    """Look again and again; give up with a line after so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not is_done():
-        if time.monotonic() > deadline:
-            raise SystemExit(f"error: waited {seconds:.0f} s for {what}")
-        time.sleep(0.5)
-
-
-def missing_tools() -> str:
-    """Say in one line which parts of Slurm are missing here; empty where all are there."""
-    path = os.environ.get("PATH", "") + ":/usr/sbin"
-    missing = {package for tool, package in NEEDED.items() if not shutil.which(tool, path=path)}
-    return f"missing; run: apt-get install -y {' '.join(sorted(missing))}" if missing else ""
-
-
 def main() -> int:
     """Run all rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -362,7 +334,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=1000, help="of each of the two runs")
     parser.add_argument("--output", type=Path, help="keep runs and logs in this new folder")
     given = parser.parse_args()
-    if missing := missing_tools():
+    if missing := missing_tools(NEEDED):
         raise SystemExit(f"error: {missing}")
     os.chdir(ROOT)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # hosts must go down then too
@@ -375,7 +347,7 @@ def main() -> int:
         slurm = Slurm(hosts, folder)
         drill = Drill(slurm, folder, given.steps)
         slurm.start()
-        drill.row("two compute hosts", "idle", " ".join(sorted(slurm.states())))
+        drill.table.row("two compute hosts", "idle", " ".join(sorted(slurm.states())))
         drill.preprocess()
         drill.undisturbed()
         number = drill.notice()
@@ -385,11 +357,7 @@ def main() -> int:
     finally:
         hosts.down()
         shutil.rmtree(scratch)
-    if given.json:
-        given.json.write_text(json.dumps(drill.rows, indent=1) + "\n")
-    failed = sum(not row["ok"] for row in drill.rows)
-    print(f"{len(drill.rows)} rows, {failed} not as expected")
-    return 1 if failed else 0
+    return drill.table.finish(given.json)
 
 
 if __name__ == "__main__":

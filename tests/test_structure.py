@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 import preprocess
 
@@ -140,3 +141,16 @@ def test_lock_file_is_exact_and_names_no_index():
     assert pins[0].startswith("torch==")
     assert all("==" in pin and "--" not in pin and "@" not in pin for pin in pins)
     assert not any("+" in pin for pin in pins)
+
+
+def test_locked_versions_run_on_the_oldest_python():
+    # Debian 12 has 3.11.2; a package that wanted 3.11.5 stopped cluster/setup.sh there.
+    pins = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    installed = [d for d in importlib.metadata.distributions() if f"{d.name}=={d.version}" in pins]
+    assert len(installed) > 100
+    too_new = [
+        d.name
+        for d in installed
+        if "3.11.0" not in SpecifierSet(d.metadata.get("Requires-Python") or "")
+    ]
+    assert not too_new

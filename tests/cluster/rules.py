@@ -80,6 +80,9 @@ def ray_faults(text: str) -> list[str]:
         ]
     if "--include-dashboard=false" not in prepared["head_start_ray_commands"][-1]:
         faults.append("head: a dashboard")
+    is_local = prepared["provider"]["type"] == "local"
+    if is_local and "RAY_enable_autoscaler_v2=0;" not in prepared["head_start_ray_commands"][-1]:
+        faults.append("head: an autoscaler that leaves a worker out")
     group = prepared["provider"].get("security_group")
     if prepared["provider"]["type"] == "aws":
         rules = group["IpPermissions"] if group else []

@@ -1,36 +1,16 @@
 """Hosts for drills are hosts: an own network, own processes, own power switch."""
 
-import os
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytest
-
-from tests.cluster.rules import ROOT
-
-sys.path.append(str(ROOT / "scripts"))
-from hosts import Hosts, missing_tools
+if TYPE_CHECKING:
+    from hosts import Hosts
 
 
-@pytest.fixture(scope="module")
-def hosts() -> Iterator[Hosts]:
-    if missing := missing_tools():
-        pytest.skip(missing)
-    made = Hosts(subnet=100 + os.getpid() % 100)  # two runs on one machine stay apart
-    try:
-        try:
-            made.up(2)
-        except SystemExit as error:  # namespaces, but no bridge between them
-            pytest.skip(str(error))
-        yield made
-    finally:
-        made.down()
-
-
-def on(hosts: Hosts, name: str, *words: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+def on(
+    hosts: "Hosts", name: str, *words: str, **options: Any
+) -> "subprocess.CompletedProcess[str]":
     options = {"check": False, "capture_output": True, "timeout": 60} | options
     return hosts.run(name, list(words), **options)
 

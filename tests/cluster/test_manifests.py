@@ -86,6 +86,7 @@ def test_ray(name):
         ("on_premises", "--include-dashboard=false", "", "a dashboard"),
         ("on_premises", ". ~/mips/cluster/ray.env;", "", "ray.env"),
         ("on_premises", "  - ~/mips/cluster/setup.sh\n", "", "setup.sh"),
+        ("on_premises", "export RAY_enable_autoscaler_v2=0; ", "", "a worker out"),
         ("on_premises", "env -u RAY_ADDRESS", "RAY_AUTH_TOKEN=correct-horse", "token"),
     ],
 )
@@ -282,6 +283,8 @@ def test_ray_environment():
     for side in ("grpc", "grpc_client"):
         for what in ("time", "timeout"):
             assert int(found[f"RAY_{side}_keepalive_{what}_ms"]) <= 10_000
+    # Without it a name of /etc/hosts is looked for in the DNS, for ever where there is none.
+    assert found["GRPC_DNS_RESOLVER"] == "native"
     done = lint(["bash", "-c", "set -eu; . cluster/ray.env; env"])
     assert {f"{k}={v}" for k, v in found.items()} <= set(done.stdout.splitlines())
 
