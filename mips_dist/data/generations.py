@@ -22,6 +22,7 @@ from mips_dist.data.transfer import (
     TOGETHER,
     Missing,
     Range,
+    address,
     create,
     fetch,
     listed,
@@ -157,7 +158,7 @@ class History:
 
     def newest(self) -> int:
         """Return the number of the newest state, 0 if there is none."""
-        names = listed(f"{self.url}/{STATE}", r"\d{8}\.json")
+        names = listed(address(self.url, STATE), r"\d{8}\.json")
         self._standing = {int(name[:8]) for name in names}
         number = max(self._standing, default=0)
         while True:
@@ -178,7 +179,7 @@ class History:
         """
         if number in self._known:
             return self._known[number]
-        name = shown(f"{self.url}/{_manifest(number)}")
+        name = shown(address(self.url, _manifest(number)))
         try:
             values = json.loads(fetch(self.url, [Range(_manifest(number))])[0])
             if values.pop("sha256") != _digest(values):
@@ -277,7 +278,7 @@ class History:
                     ) from error
                 for piece, data in zip(batch, found, strict=True):
                     if hashlib.sha256(data).hexdigest() != piece.sha256:
-                        where = shown(f"{self.url}/{piece.place().name}")
+                        where = shown(address(self.url, piece.place().name))
                         raise Damaged(f"{where} is not what was written")
                     path = folder / piece.name
                     partial = path.with_name(f".{path.name}.partial")

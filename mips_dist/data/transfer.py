@@ -184,6 +184,8 @@ def listed(folder: str, pattern: str) -> list[str]:
             entries = system.ls(paths[0], detail=False)
         except FileNotFoundError:
             return []
+        finally:
+            system.invalidate_cache()  # else files that come later would not be seen
         names = (entry.rstrip("/").rpartition("/")[2] for entry in entries)
         return [name for name in names if re.fullmatch(pattern, name)]
 

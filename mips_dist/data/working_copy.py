@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 from mips_dist.data.files import write_atomically
 from mips_dist.data.generations import Changed, Damaged, Entry, Generation, History, describe
 from mips_dist.data.remote import HTTP, connect, scheme_of, shown
-from mips_dist.data.transfer import Range, fetch, send_file
+from mips_dist.data.transfer import Range, address, fetch, send_file
 from mips_dist.errors import MipsError, UsageError
 
 # Ranks whose launcher was killed need some seconds to notice it.
@@ -79,7 +79,7 @@ class WorkingCopy:
         self._home = scratch_dir(where)
         self.path = self._home / "folder"
         self._stays, self._own = stays, own
-        self._history = History(where.rstrip("/"))
+        self._history = History(where)
         self._writer = uuid.uuid4().hex
         self._number = 0
         self._state = Generation(number=0, writer="", files={})
@@ -99,7 +99,7 @@ class WorkingCopy:
         """Return how others name something in the folder."""
         if not self.is_remote:
             return str(path)
-        return shown(f"{self.where.rstrip('/')}/{path.relative_to(self.path).as_posix()}")
+        return shown(address(self.where, path.relative_to(self.path).as_posix()))
 
     # ---- the beginning
 
@@ -389,7 +389,7 @@ def hand_in(url: str, folder: Path) -> dict[str, Entry]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-    History(url.rstrip("/")).send(folder, files, set())
+    History(url).send(folder, files, set())
     return files
 
 

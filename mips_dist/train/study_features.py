@@ -36,7 +36,7 @@ def read_features(
     lacking = set(config.model.descriptors) - set(block.descriptors)
     if lacking:
         raise MipsError(
-            f"{shown(shards)} lacks {', '.join(sorted(lacking))}; make shards with content=full, or "
+            f"{shown(shards)} lacks {', '.join(sorted(lacking))}; make shards with content=full or "
             f"give model.descriptors=[{','.join(block.descriptors)}]"
         )
     missing = set(needed) - set(block.psmiles)
