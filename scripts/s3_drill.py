@@ -41,7 +41,7 @@ BUCKET = "drill"
 SECRET = "not-to-be-seen"  # no file and no line may hold it
 LONGEST = 1200.0  # seconds of one stage
 LARGEST_DISK = "1g"  # tmpfs of a host
-NUM_STEPS = 40
+NUM_STEPS = 400
 EXAMPLES = ROOT / "examples" / "glass_transition.csv"
 PREPROCESS = ["-m", "preprocess", f"input=s3://{BUCKET}/polymers.csv", "content=topology"]
 PRETRAIN = [
@@ -51,7 +51,7 @@ PRETRAIN = [
     "model.descriptors=[]",
     f"num_steps={NUM_STEPS}",
     "global_batch_size=32",
-    "checkpoint_every=5",
+    "checkpoint_every=10",
     "validate_every=100000",
     "num_threads=1",
     "held_out_fraction=0.2",
@@ -64,12 +64,16 @@ STUDY = [
     f"pretrained=s3://{BUCKET}/pretrain/model",
     "model=debug",
     "model.descriptors=[]",
-    "num_epochs=3",
+    "num_epochs=15",
     "num_folds=4",
     "baselines=[mean]",
 ]
 CORPUS = [
-    "*" + "C" * carbons + middle + "*" for carbons in range(1, 61) for middle in ("O", "N", "S", "")
+    "*" + "C" * first + middle + "C" * second + end + "*"
+    for first in range(1, 41)
+    for middle in ("O", "N", "S", "C(=O)")
+    for second in range(1, 10)
+    for end in ("O", "N", "S")
 ]
 
 
@@ -196,14 +200,15 @@ class Drill:
         words = [PYTHON, *PREPROCESS, "num_actors=4", f"output=s3://{BUCKET}/shards"]
         codes = code, self.run("h1", words, "preprocess.log", **ray)
         log = json.loads(self.read("shards/log.json"))
-        nodes = {share["node"] for share in log["runs"][-1]["actors"].values()}
+        shares = log["runs"][-1]["actors"].values()
+        nodes = {share["node"] for share in shares if share["tasks"]}
         self.stop_ray()
         names = [p.name for p in local.iterdir() if p.name not in ("log.json", "card.html")]
         same = all(self.read(f"shards/{name}") == (local / name).read_bytes() for name in names)
         self.row(
             "corpus and shards on s3, Ray over both",
-            "exit codes 0 and 0, actors on 2 hosts, the bytes of a local run",
-            f"exit codes {codes[0]} and {codes[1]}, actors on {len(nodes)} hosts, "
+            "exit codes 0 and 0, work done on 2 hosts, the bytes of a local run",
+            f"exit codes {codes[0]} and {codes[1]}, work done on {len(nodes)} hosts, "
             f"{'the' if same else 'NOT the'} bytes of a local run",
         )
 
@@ -228,7 +233,6 @@ class Drill:
 
         started = self.pretrain(f"s3://{BUCKET}/pretrain", "pretrain", "h1")
         wait_until(lambda: self.newest_step() > 0, LONGEST, "two checkpoints on s3")
-        time.sleep(1.0)
         self.replace_workers()
         for process in started:
             process.wait(60)
@@ -236,9 +240,8 @@ class Drill:
         codes = [p.wait(LONGEST) for p in self.pretrain(f"s3://{BUCKET}/pretrain", "again", "h2")]
         self.row(
             "... on s3: both hosts switched off, on again with empty disks, rank 0 on the other",
-            f"killed with a checkpoint before step {NUM_STEPS} on s3; exit codes [0, 0]",
-            f"killed with a checkpoint {'before' if kept < NUM_STEPS else 'at'} step {NUM_STEPS} "
-            f"on s3; exit codes {codes}",
+            f"killed with step {min(kept, NUM_STEPS - 1)} of {NUM_STEPS} on s3; exit codes [0, 0]",
+            f"killed with step {kept} of {NUM_STEPS} on s3; exit codes {codes}",
         )
         self.s3.get(f"{BUCKET}/pretrain/tensorboard", str(self.folder / "tensorboard/"), True)
         expected, found = curve(self.folder / "run"), curve(self.folder)
@@ -256,7 +259,7 @@ class Drill:
         words = [PYTHON, *STUDY, f"run_dir=s3://{BUCKET}/study"]
         ray = self.start_ray("h1")
         started = self.start("h1", words, "study.log", **ray)
-        wait_until(lambda: len(self.finished_cells()) >= 2, LONGEST, "two cells on s3")
+        wait_until(lambda: len(self.finished_cells()) >= 1, LONGEST, "a cell on s3")
         self.replace_workers()
         started.wait(60)
         before = self.finished_cells()
@@ -268,7 +271,7 @@ class Drill:
         kept = after[: len(before)] == before and len(after) == len(set(after))
         self.row(
             "a study from pretrained=s3://, both hosts off and on with empty disks, driver on h2",
-            f"exit code 0, {len(before)} cells finished before, none done twice, 8 in all",
+            f"exit code 0, {min(len(before), 7)} cells finished before, none done twice, 8 in all",
             f"exit code {code}, {again[1] if again else 'no'} cells finished before, "
             f"{'none' if kept else 'some'} done twice, {len(after)} in all",
         )
@@ -277,16 +280,17 @@ class Drill:
 
     def predict(self) -> None:
         """Predict with the model on s3."""
-        output = self.folder / "predictions.csv"
+        source, output = self.folder / "unlabelled.csv", self.folder / "predictions.csv"
+        texts = [row["psmiles"] for row in csv.DictReader(EXAMPLES.open())]
+        source.write_text("\n".join(["psmiles", *texts]) + "\n")
         model = f"s3://{BUCKET}/study/models/tg_K"
-        words = [str(BIN / "mips"), "predict", str(EXAMPLES), "-m", model, "-o", str(output)]
+        words = [str(BIN / "mips"), "predict", str(source), "-m", model, "-o", str(output)]
         code = self.run("h1", words, "predict.log")
         rows = list(csv.DictReader(output.open())) if code == 0 else []
         good = sum(row["status"] == "ok" for row in rows)
-        num_rows = len(EXAMPLES.read_text().splitlines()) - 1
         self.row(
             "mips predict -m s3://",
-            f"exit code 0, {num_rows} predicted",
+            f"exit code 0, {len(texts)} predicted",
             f"exit code {code}, {good} predicted",
         )
 
