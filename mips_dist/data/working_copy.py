@@ -23,9 +23,17 @@ from typing import IO, Self
 from urllib.parse import urlsplit
 
 from mips_dist.data.files import write_atomically
-from mips_dist.data.generations import Changed, Damaged, Entry, Generation, History, describe
+from mips_dist.data.generations import (
+    STATE,
+    Changed,
+    Damaged,
+    Entry,
+    Generation,
+    History,
+    describe,
+)
 from mips_dist.data.remote import HTTP, connect, scheme_of, shown
-from mips_dist.data.transfer import Range, address, fetch, send_file
+from mips_dist.data.transfer import Range, address, fetch, listed, send_file
 from mips_dist.errors import MipsError, UsageError
 
 # Ranks whose launcher was killed need some seconds to notice it.
@@ -165,6 +173,12 @@ class WorkingCopy:
             raise MipsError(
                 f"{reason}; no state of {self} is complete: restore it from a copy, or remove "
                 "all below that address to begin again"
+            )
+        # A store may show the folder itself among what is in it.
+        own = {STATE, self.where.rstrip("/").rpartition("/")[2]}
+        if foreign := sorted(set(listed(self.where, ".+")) - own):
+            raise MipsError(
+                f"{self} holds something else ({foreign[0]}); give an address where nothing is"
             )
         self._mark("")
         shutil.rmtree(self.path, ignore_errors=True)

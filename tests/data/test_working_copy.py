@@ -260,6 +260,9 @@ def test_what_another_host_hands_in(
 
 
 def test_what_cannot_be_written_to(s3: Any) -> None:
+    s3.pipe_file("bucket/run/mine.txt", b"somebody's")
+    with pytest.raises(MipsError, match=r"run holds something else \(mine.txt\)"):
+        WorkingCopy(URL).__enter__()
     with pytest.raises(UsageError, match="can only be read"):
         WorkingCopy("https://host/run")
     with pytest.raises(UsageError, match="was given with a password"):
