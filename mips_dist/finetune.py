@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mips_dist.config import run, save_resolved
+from mips_dist.data.working_copy import WorkingCopy
 from mips_dist.errors import MipsError
 from mips_dist.model.bundle import METRICS
 from mips_dist.train.ablation import (
@@ -46,6 +47,8 @@ from mips_dist.train.results import (
 from mips_dist.train.study import (
     LEDGER_FILE,
     REJECTS_FILE,
+    STAYS,
+    UNPUBLISHED,
     FinetuneConfig,
     Study,
     load_study,
@@ -60,14 +63,17 @@ from mips_dist.train.trials import Job, RayTrials
 def main(config: FinetuneConfig) -> int:
     """Run what is missing of a study, then write its tables and models."""
     console = Console()
-    if config.ablation:
-        _ablate(config, console)
-        return 0
-    _study(config, console)
+    with WorkingCopy(config.run_dir, stays=STAYS) as copy:
+        here = replace(config, run_dir=str(copy.path))
+        if config.ablation:
+            _ablate(here, copy, console)
+        else:
+            _study(here, copy, console)
+        copy.finish(UNPUBLISHED)
     return 0
 
 
-def _study(config: FinetuneConfig, console: Console) -> list[Summary]:
+def _study(config: FinetuneConfig, copy: WorkingCopy, console: Console) -> list[Summary]:
     """Run or continue one study, or the sweep in its place; return its summaries."""
     check_installed(config.baselines)
     sets, rejects = read_sets(config)
@@ -76,17 +82,19 @@ def _study(config: FinetuneConfig, console: Console) -> list[Summary]:
     ledger = Ledger(run_dir / LEDGER_FILE)
     try:
         study = load_study(config, sets, rejects)
-        save_resolved(config, run_dir / "config.yaml")
+        save_resolved(replace(config, run_dir=copy.named(run_dir)), run_dir / "config.yaml")
         record_environment(run_dir)
+        copy.push()
+        copy.settle()  # a store that cannot be written to is found out now
         if config.search is not None:
-            search(study, run_dir, console)
+            search(study, copy, console)
             return []
-        return _run(study, run_dir, ledger, console)
+        return _run(study, copy, ledger, console)
     finally:
         ledger.close()
 
 
-def _ablate(config: FinetuneConfig, console: Console) -> None:
+def _ablate(config: FinetuneConfig, copy: WorkingCopy, console: Console) -> None:
     """Run the studies of an ablation one after the other, then lay them side by side."""
     plan = read_ablation()
     folder = Path(config.run_dir)
@@ -97,21 +105,23 @@ def _ablate(config: FinetuneConfig, console: Console) -> None:
         console.print(f"run {name} ({len(found) + len(failures) + 1} of {len(configs)})")
         Path(run_config.run_dir).mkdir(parents=True, exist_ok=True)
         try:
-            found[name] = _study(run_config, console)
+            found[name] = _study(run_config, copy, console)
         except MipsError as error:
             failures[name] = error
         rows = ablation_rows(plan, found, config.protocol)
         about = describe_size(config)
         plots = write_ablation(rows, plan, about, folder)
     console.print(ablation_table(rows, plan, about))
-    console.print(f"numbers: {folder / 'ablation.csv'}; plots: {', '.join(map(str, plots))}")
+    named = ", ".join(map(copy.named, plots))
+    console.print(f"numbers: {copy.named(folder / 'ablation.csv')}; plots: {named}")
     if failures:
         name, first = next(iter(failures.items()))
         raise MipsError(f"{len(failures)} of the runs failed, first {name}: {first}")
 
 
-def _run(study: Study, run_dir: Path, ledger: Ledger, console: Console) -> list[Summary]:
+def _run(study: Study, copy: WorkingCopy, ledger: Ledger, console: Console) -> list[Summary]:
     config = study.config
+    run_dir = Path(config.run_dir)
     cells = study_cells(config)
     largest_first = sorted(trainings(config), key=lambda group: -_work(study, group))
     todo = [group for group in largest_first if any(cell not in ledger.results for cell in group)]
@@ -126,9 +136,10 @@ def _run(study: Study, run_dir: Path, ledger: Ledger, console: Console) -> list[
     def keep(result: FoldResult) -> None:
         write_curve(result, run_dir / "tensorboard")
         ledger.append(result)
+        copy.push()
 
     board = Board(cells, (ledger.results[cell] for cell in cells if cell in ledger.results))
-    with RayTrials(config, run_dir, console) as trials:
+    with RayTrials(config, copy, console) as trials:
         failures |= trials.run(
             study, [{"cells": [list(c) for c in group]} for group in todo], board, keep
         )
@@ -139,7 +150,7 @@ def _run(study: Study, run_dir: Path, ledger: Ledger, console: Console) -> list[
             jobs = _model_jobs(study, run_dir, ledger, summaries)
             board.expect_models(sum(len(job["summaries"]) for job in jobs))
             failures |= trials.run(study, jobs, board, lambda _: None)
-    _report(study, run_dir, ledger, summaries, failures, console)
+    _report(study, copy, ledger, summaries, failures, console)
     return summaries
 
 
@@ -191,12 +202,13 @@ def _model_jobs(study: Study, run_dir: Path, ledger: Ledger, summaries: list[Sum
 
 def _report(
     study: Study,
-    run_dir: Path,
+    copy: WorkingCopy,
     ledger: Ledger,
     summaries: list[Summary],
     failures: dict[str, str],
     console: Console,
 ) -> None:
+    run_dir = Path(study.config.run_dir)
     write_csv(_shown(study, ledger), run_dir / "results.csv")
     about = {
         "num_polymers": study.num_polymers(),
@@ -204,10 +216,12 @@ def _report(
         "failures": failures,
     }
     write_json(summaries, about, run_dir / "results.json")
+    copy.push()
     num_rejects = len((run_dir / REJECTS_FILE).read_text(encoding="utf-8").splitlines()) - 1
     if num_rejects:
-        console.print(f"{num_rejects} rows could not be used: see {run_dir / REJECTS_FILE}")
-    console.print(f"scores of every fold: {run_dir / 'results.csv'}")
+        rejected = copy.named(run_dir / REJECTS_FILE)
+        console.print(f"{num_rejects} rows could not be used: see {rejected}")
+    console.print(f"scores of every fold: {copy.named(run_dir / 'results.csv')}")
     console.print(f"curves: tensorboard --logdir {run_dir / 'tensorboard'}")
     console.print(f"all of it on one page: mips report {run_dir}")
     for prop in study.properties:
@@ -215,7 +229,7 @@ def _report(
             folder = model_dir(run_dir, prop.name)
             metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
             covered = f"90 % intervals hold {100 * metrics['coverage_90']:.1f} % of held-out rows"
-            console.print(f"model of {prop.name}: {folder} ({covered})")
+            console.print(f"model of {prop.name}: {copy.named(folder)} ({covered})")
     if failures:
         name, reason = next(iter(failures.items()))
         raise MipsError(

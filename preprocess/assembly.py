@@ -6,7 +6,7 @@ of a size that storage likes. Joining is copying, so the driver does it.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,13 @@ class Assembly:
     ----------
     folder
         The output folder.
+    on_shard
+        Called when a shard is finished.
     """
 
-    def __init__(self, folder: OutputFolder) -> None:
+    def __init__(self, folder: OutputFolder, on_shard: Callable[[], None]) -> None:
         self._folder = folder
+        self._on_shard = on_shard
         self._blocks = folder.work / "blocks"
         self._records = folder.work / "shards"
         self._missing: dict[int, set[int]] = {}  # shard -> blocks that are not there yet
@@ -153,3 +156,4 @@ class Assembly:
         for block in range(len(plan)):
             for suffix in (".json", ".tar", ".npz"):
                 self._path(shard, block).with_suffix(suffix).unlink()
+        self._on_shard()

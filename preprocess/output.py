@@ -23,6 +23,10 @@ REJECTS_NAME = "rejects.csv"
 MERGED_NAME = "merged.csv"
 VERDICTS_NAME = "verdicts.json"  # only where a polymer ended its process
 _RUN_NAME = "run.json"
+# Behind a URL (see `mips_dist.data.working_copy`): what this machine alone needs, for a block is
+# soon part of a shard, and what has the same bytes whoever makes it.
+STAYS = ("work/lock", "work/blocks/*", "work/merge/*", "work/first_rows")
+OWN = ("*.tar", "*.index.npz")
 _IGNORED = {"input": {"name"}}  # the same bytes under another name are the same input
 
 
@@ -54,7 +58,7 @@ class OutputFolder:
     Parameters
     ----------
     path
-        The folder; need not exist.
+        The folder, on this machine; need not exist.
     header
         What decides the contents: the first part of the manifest.
     adopted
@@ -62,7 +66,7 @@ class OutputFolder:
         with another one would have them on a part of its rows.
     """
 
-    def __init__(self, path: str, header: dict[str, Any], adopted: str = "") -> None:
+    def __init__(self, path: str | Path, header: dict[str, Any], adopted: str = "") -> None:
         self.path = Path(path)
         self.work = self.path / "work"
         self.header = header

@@ -23,6 +23,7 @@ from mips_dist.chem.descriptors import CONTENTS, Content
 from mips_dist.chem.graph import FEATURE_SCHEMA
 from mips_dist.chem.sample import check_machine, groups_of
 from mips_dist.data.shards import BLOCK_SIZE, SCHEMA_VERSION, block_key
+from mips_dist.data.working_copy import WorkingCopy
 from mips_dist.errors import UsageError
 from preprocess.accounting import account, summary
 from preprocess.assembly import Assembly
@@ -30,7 +31,7 @@ from preprocess.card import write_card
 from preprocess.isolation import Limits
 from preprocess.journal import Journal, journal_digest
 from preprocess.merge import FirstRows, find_first_rows
-from preprocess.output import VERDICTS_NAME, OutputFolder
+from preprocess.output import OWN, STAYS, VERDICTS_NAME, OutputFolder
 from preprocess.pool import Task, WorkerPool
 from preprocess.preflight import look_ahead
 from preprocess.progress import progress
@@ -49,6 +50,7 @@ BLOCKS_PER_SHARD = {"topology": 16, "descriptors": 16, "full": 32, "xtb": 64}
 # Small inputs are cut into this many blocks, so that several actors have work.
 _MIN_BLOCKS = 8
 _MIN_BLOCK_SIZE = 16
+_SECONDS_BETWEEN_PUSHES = 30.0  # of verdicts on rows, where the output is behind a URL
 _MAX_HOPS = 8
 _MAX_LIMIT = 1e6
 
@@ -62,7 +64,8 @@ class PreprocessConfig:
     input
         csv, csv.gz, parquet or txt; a local path or a URL that fsspec knows.
     output
-        Folder for the shards; new, empty, or of the same command.
+        Folder for the shards, local or behind a URL (``s3://``); new, empty, or of the same
+        command.
     num_actors
         Ray actors; null: one per core.
     content
@@ -127,18 +130,20 @@ def preprocess(config: PreprocessConfig) -> None:
     """Make shards, or go on with those that an interrupted run of the same command began."""
     if not config.input or not config.output:
         raise UsageError("input=FILE and output=DIR are needed; see --help")
-    if "://" in config.output:
-        raise UsageError(
-            f"output={shown(config.output)} is no local folder; give one and copy it later"
-        )
-    content = cast(Content, config.content)
-    check_machine(content, config.conformer_backend)
+    check_machine(cast(Content, config.content), config.conformer_backend)
     source = inspect(config.input, config.column)
+    with WorkingCopy(config.output, stays=STAYS, own=OWN) as copy:
+        _preprocess(config, source, copy)
+        copy.finish()
+
+
+def _preprocess(config: PreprocessConfig, source: InputFile, copy: WorkingCopy) -> None:
     header = manifest_header(config, source)
-    folder = OutputFolder(config.output, header, journal_digest(config.verdicts))
+    folder = OutputFolder(copy.path, header, journal_digest(config.verdicts))
     if folder.is_finished():
-        print(f"{folder.path} is finished already; nothing to do")
+        print(f"{copy} is finished already; nothing to do")
         return
+    content = cast(Content, config.content)
     preflight = look_ahead(source, content, folder.path, config.num_conformers)
     # How many a cluster has room for is known once Ray has found it.
     num_actors = config.num_actors
@@ -148,15 +153,17 @@ def preprocess(config: PreprocessConfig) -> None:
     print(preflight.line(num_actors), file=sys.stderr, flush=True)
     log = RunLog(folder.path, source.num_rows, preflight.parse_seconds)
     verdicts = VerdictFiles(folder.work / "rows", source.num_rows)
-    assembly = Assembly(folder)
+    assembly = Assembly(folder, copy.push)
     limits = Limits(
         seconds_per_polymer=config.seconds_per_polymer, gb_per_actor=config.gb_per_actor
     )
     with folder.begun():
+        copy.push()  # what the folder is for, before anything is in it that others may overwrite
+        copy.settle()
         journal = Journal(folder.path / VERDICTS_NAME, verdict_settings(header), config.verdicts)
         with WorkerPool(config.num_actors, limits, journal) as pool:
             try:
-                _canonicalize_rows(source, verdicts, pool)
+                _canonicalize_rows(source, verdicts, pool, copy)
                 first_rows = find_first_rows(verdicts, source.num_rows, folder.work)
                 num_shards = _featurize_shards(config, assembly, verdicts, first_rows, pool)
             except BaseException:
@@ -170,7 +177,7 @@ def preprocess(config: PreprocessConfig) -> None:
         write_card(folder.path, manifest, counted, drawn, command_line(config))
         log.write(pool.ledger, pool.num_deaths, is_finished=True)
         folder.finish(manifest.to_json())
-    print(f"{folder.path}: {manifest.num_rows:,} rows")
+    print(f"{copy}: {manifest.num_rows:,} rows")
     print("\n".join([*summary(manifest), *log.lines()]), flush=True)
 
 
@@ -231,7 +238,9 @@ def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield chunk
 
 
-def _canonicalize_rows(source: InputFile, verdicts: VerdictFiles, pool: WorkerPool) -> None:
+def _canonicalize_rows(
+    source: InputFile, verdicts: VerdictFiles, pool: WorkerPool, copy: WorkingCopy
+) -> None:
     """First pass: leave a file with the verdicts on every chunk of rows."""
     with progress("canonical spellings", source.num_rows, "rows") as advance:
         digests: dict[int, str] = {}
@@ -249,6 +258,7 @@ def _canonicalize_rows(source: InputFile, verdicts: VerdictFiles, pool: WorkerPo
 
         for chunk, result in pool.run("canonical_rows", unfinished()):
             verdicts.write(chunk, digests.pop(chunk), result)
+            copy.push(within=_SECONDS_BETWEEN_PUSHES)
             advance(len(result.canonical))
 
 

@@ -12,8 +12,17 @@ app = Shell(help="mips predicts properties of polymers, each the infinite chain 
 Input = Annotated[Path, typer.Argument(metavar="FILE", help="csv or csv.gz with a psmiles column")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="csv or csv.gz to write")]
 Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks")]
+
+
+def _model(text: str) -> Path | str:
+    return text if "://" in text else Path(text)
+
+
 Models = Annotated[
-    list[Path] | None, typer.Option("-m", "--model", help="model directory; repeatable")
+    list[Any] | None,
+    typer.Option(
+        "-m", "--model", parser=_model, metavar="DIR", help="model directory, or URL; repeatable"
+    ),
 ]
 
 

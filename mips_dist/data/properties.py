@@ -160,7 +160,7 @@ def read_labelled_sets(properties: list[Property]) -> tuple[list[LabelledSet], l
 def _read_one(
     prop: Property, spellings: dict[str, str | InvalidPolymer]
 ) -> tuple[LabelledSet, list[Reject]]:
-    header, records = read_csv(Path(prop.file))
+    header, records = read_csv(_local(prop.file))
     psmiles_column = find_column(prop.file, header, prop.psmiles_column)
     value_column = find_column(prop.file, header, prop.column)
     rejects: list[Reject] = []
@@ -187,6 +187,15 @@ def _read_one(
         raise MipsError(f"{prop.file}: no usable row with a value in column '{prop.column}'{first}")
     row_array = np.array(rows, dtype=np.int64)
     return LabelledSet(prop, row_array, canonicals, np.array(values)), rejects
+
+
+def _local(file: str) -> Path:
+    """Return a file, fetched if it lies behind a URL."""
+    if "://" not in file:
+        return Path(file)
+    from mips_dist.data.working_copy import fetched_file  # with packages that few studies need
+
+    return fetched_file(file)
 
 
 def _canonical(text: str, known: dict[str, str | InvalidPolymer]) -> str:

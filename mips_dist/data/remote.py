@@ -8,7 +8,7 @@ import fsspec
 from mips_dist.errors import MipsError, UsageError
 
 _EXTRA = {"s3": "s3", "s3a": "s3", "http": "http", "https": "http"}
-_HTTP = ("http", "https")
+HTTP = ("http", "https")
 
 
 def scheme_of(url: str) -> str:
@@ -45,7 +45,7 @@ def connect(url: str) -> tuple[Any, str]:
             "set credentials in the environment (AWS_ACCESS_KEY_ID and so on)"
         )
     try:
-        options = {"client_kwargs": {"timeout": _patience()}} if scheme in _HTTP else {}
+        options = {"client_kwargs": {"timeout": _patience()}} if scheme in HTTP else {}
         system, path = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
         extra = _EXTRA.get(scheme)

@@ -221,9 +221,7 @@ def load_bundle(directory: Path, expected_schema: Mapping[str, Any]) -> Bundle:
         ) from error
     ensemble = config.get("ensemble")
     calibration = config.get("calibration")
-    also = {CHAIN: ensemble, CALIBRATION: calibration}
-    needed = [*_needed(kind), *(name for name, what in also.items() if what)]
-    missing = [name for name in needed if not (directory / name).is_file()]
+    missing = [name for name in needed_files(config) if not (directory / name).is_file()]
     if missing:
         raise MipsError(f"{directory} lacks {', '.join(missing)}; copy the whole directory again")
     _check_schema(directory, schema, expected_schema)
@@ -264,8 +262,9 @@ def is_complete(directory: Path) -> bool:
     """Tell whether a model directory has all that it needs, with the weights that were saved."""
     try:
         config = _read_json(directory / CONFIG)
-        for name in set(_needed(config.get("kind"))) - {WEIGHTS}:
-            _read_json(directory / name)
+        for name in (METRICS, SCALER):
+            if name in needed_files(config):
+                _read_json(directory / name)
         sums = {WEIGHTS: config.get("weights_sha256")}
         if "ensemble" in config:
             sums[CHAIN] = config["ensemble"].get("chain_model_sha256")
@@ -276,9 +275,14 @@ def is_complete(directory: Path) -> bool:
         return False
 
 
-def _needed(kind: str | None) -> list[str]:
-    """Return the files without which there is no model, beside its configuration."""
-    return [WEIGHTS, METRICS, *([SCALER] if kind == "property" else [])]
+def needed_files(config: Mapping[str, Any]) -> list[str]:
+    """Return the files that a model has beside its configuration, by what that says."""
+    has = {
+        SCALER: config.get("kind") == "property",
+        CHAIN: config.get("ensemble"),
+        CALIBRATION: config.get("calibration"),
+    }
+    return [WEIGHTS, METRICS, *(name for name, what in has.items() if what)]
 
 
 def _load_model(model_class: type[Model], config: MipsConfig, path: Path, sha256: str) -> Model:

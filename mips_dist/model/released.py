@@ -15,7 +15,7 @@ def released_models() -> list[str]:
 
 
 def model_directory(name: str) -> Path:
-    """Return the directory of a model that is given by its path or by the name of a released one.
+    """Return the directory of a model that is given by path, URL, or the name of a released one.
 
     A released name means the released model wherever one stands; ``./NAME`` is a folder.
 
@@ -26,6 +26,8 @@ def model_directory(name: str) -> Path:
     """
     if name in released_models():
         return RELEASED_DIR / name
+    if "://" in name:
+        return _fetched(name)
     if not Path(name).exists():
         known = ", ".join(released_models())
         raise MipsError(f"{name} is no model directory, and no released model; released: {known}")
@@ -51,7 +53,7 @@ def property_model(name: str) -> Path:
 
 
 def property_directory(name: str | Path) -> Path:
-    """Return the directory of a property model that is given by released name or by path.
+    """Return the directory of a property model that is given by released name, path or URL.
 
     A released name means the released model, as in `model_directory`; a `Path` is a directory.
 
@@ -60,5 +62,13 @@ def property_directory(name: str | Path) -> Path:
     UsageError
         A name that is neither a released property nor a directory.
     """
+    if isinstance(name, str) and "://" in name:
+        return _fetched(name)
     is_path = isinstance(name, Path) or (name not in released_models() and Path(name).is_dir())
     return Path(name) if is_path else property_model(str(name))
+
+
+def _fetched(url: str) -> Path:
+    from mips_dist.model.fetched import fetched_model  # with packages that few predictions need
+
+    return fetched_model(url)

@@ -68,4 +68,4 @@ def finish(
             f"held-out masked-atom loss {result.loss:.4f} nats; knowing the class frequencies "
             f"alone: {result.class_entropy:.4f} (ratio {result.loss / result.class_entropy:.2f})"
         )
-    recorder.say(f"model: {run.folder.model}")
+    recorder.say(f"model: {run.folder.copy.named(run.folder.model)}")

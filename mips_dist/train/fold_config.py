@@ -29,7 +29,7 @@ class FoldConfig:
     model
         Sizes and switches; must be those of `pretrained` where that is given.
     pretrained
-        Folder of a pre-trained model, or the name of a released one; None: from scratch.
+        Folder of a pre-trained model, its URL, or the name of a released one; None: from scratch.
     protocol
         "strict": the epoch is chosen on an inner split of the training folds and the test fold is
         scored once. "paper": the epoch is chosen on the test fold, as in the released code.
@@ -100,9 +100,10 @@ class PropertyRows:
 
 def pretrained_path(config: FoldConfig) -> str | None:
     """Return `pretrained` as it holds in any working directory: trials may run on other hosts."""
-    if config.pretrained is None or config.pretrained in released_models():
-        return config.pretrained
-    return str(Path(config.pretrained).resolve())
+    given = config.pretrained
+    if given is None or given in released_models() or "://" in given:
+        return given
+    return str(Path(given).resolve())
 
 
 def load_pretrained(config: FoldConfig) -> MaskedAtomModel:

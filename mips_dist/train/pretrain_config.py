@@ -23,7 +23,8 @@ class PretrainConfig:
     cache_gb
         Disk in ``run_dir`` for shards that come from a URL, in 10^9 bytes; 0: none.
     run_dir
-        Where everything goes; the same command again continues what is there.
+        Where everything goes, a folder or a URL (``s3://``); the same command again continues what
+        is there.
     model, masking, optimizer, zero
         See their classes.
     precision

@@ -90,7 +90,7 @@ def train(config: PretrainConfig) -> int:
     ranks = engine.start(
         config.precision,
         config.num_threads,
-        Path(config.run_dir) / ".build",
+        RunDir(config.run_dir).path / ".build",
         config.timeout_minutes,
     )
     with Watchdog(ranks, 60 * config.timeout_minutes) as watchdog:
@@ -106,6 +106,8 @@ def train_on(config: PretrainConfig, ranks: Ranks, watchdog: Watchdog) -> int:
     if ranks.share(lambda: is_finished(run, first_step)):
         return 0
     changes = ranks.share(lambda: run.folder.open(config))
+    pushed = ranks.share(run.folder.share)
+    ranks.together(lambda: run.folder.follow(pushed))
     trainer = build_engine(run)
     loader = ranks.together(lambda: build_loader(run))
     state, probe = restore(run, first_step, trainer)
@@ -117,7 +119,9 @@ def train_on(config: PretrainConfig, ranks: Ranks, watchdog: Watchdog) -> int:
         for line in [*changes, *describe(run, loader, peak)]:
             recorder.say(line)
         recorder.text("run", page(run, loader, peak, first_step))
-        return train_loop(run, trainer, loader, state, probe, recorder, stop, watchdog)
+        code = train_loop(run, trainer, loader, state, probe, recorder, stop, watchdog)
+    ranks.share(run.folder.share if code else run.folder.finish)
+    return code
 
 
 def train_loop(
@@ -219,7 +223,7 @@ def prepare(config: PretrainConfig, ranks: Ranks) -> Run:
     return Run(
         config=config,
         ranks=ranks,
-        folder=RunDir(Path(config.run_dir)),
+        folder=RunDir(config.run_dir),
         plan=plan,
         corpus=corpus,
         model=model,

@@ -54,7 +54,9 @@ def is_finished(run: "Run", first_step: int) -> bool:
     """Whether nothing is left to do; rank 0 says so."""
     if first_step < run.config.num_steps or not run.folder.has_model():
         return False
-    print(f"run_dir={run.folder.path} is finished: {first_step} steps, model {run.folder.model}")
+    copy, model = run.folder.copy, run.folder.copy.named(run.folder.model)
+    print(f"run_dir={copy} is finished: {first_step} steps, model {model}")
+    run.folder.finish()
     return True
 
 
@@ -91,8 +93,11 @@ def save(run: "Run", trainer: TrainEngine, state: TrainState, probe: Probe) -> N
         "probe": {"loss": probe.loss(trainer), "precision": run.config.precision},
         **run.identity(),
     }
-    run.ranks.share(
-        lambda: checkpoint.save(
-            run.folder.checkpoints, state.step, tensors, probe.tensors(), values
-        )
-    )
+
+    def write() -> None:
+        # One that is on its way to a URL must not be dropped now.
+        run.folder.copy.settle()
+        checkpoint.save(run.folder.checkpoints, state.step, tensors, probe.tensors(), values)
+        run.folder.copy.push()
+
+    run.ranks.share(write)

@@ -1,6 +1,7 @@
 """The folder of a pre-training run: begun, continued or refused, never mixed."""
 
 import fcntl
+import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import IO, Any
 from omegaconf import OmegaConf
 
 from mips_dist.config import save_resolved
+from mips_dist.data.working_copy import WorkingCopy
 from mips_dist.errors import MipsError
 from mips_dist.model.bundle import is_complete
 
@@ -16,6 +18,10 @@ _CONFIG = "config.yaml"
 _LOCK = ".lock"
 # What a process that was killed at its start leaves in a folder that is no run yet.
 _BEGUN = {_LOCK, f".{_CONFIG}.partial", ".build"}
+
+# Behind a URL: caches stay on their machine, and nobody but the run itself reads checkpoints.
+_STAYS = ("shard_cache/*",)
+_UNPUBLISHED = ("checkpoints/*",)
 
 # Ranks whose launcher was killed need some seconds to notice it (see launcher.py).
 _LOCK_SECONDS = 15.0
@@ -42,10 +48,17 @@ _CHANGEABLE = {
 
 
 class RunDir:
-    """Paths of a run, and the lock that keeps a second process out."""
+    """Paths of a run, and the lock that keeps a second process out.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Parameters
+    ----------
+    where
+        Local folder, or a URL; `path` is then that of this machine's copy.
+    """
+
+    def __init__(self, where: str | Path) -> None:
+        self.copy = WorkingCopy(str(where), stays=_STAYS)
+        self.path = path = self.copy.path
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tensorboard"
         self.model = path / "model"
@@ -61,6 +74,7 @@ class RunDir:
         MipsError
             The folder is of something else, of another run, or in use.
         """
+        self.copy.__enter__()
         self.check(config)
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = (self.path / _LOCK).open("a")
@@ -106,6 +120,23 @@ class RunDir:
         changes = [] if stored is None else _compare(stored, asdict(config), self.path)
         save_resolved(config, self.path / _CONFIG)
         return changes
+
+    def share(self) -> int:
+        """Bring what only this host has to the URL; return what `follow` is to be called with.
+
+        Rank 0 only, like `lock`.
+        """
+        self.copy.push()
+        return self.copy.settle()
+
+    def follow(self, number: int) -> None:
+        """Have on this host what rank 0 goes on from; one rank of each host."""
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            self.copy.follow(number)
+
+    def finish(self) -> None:
+        """Leave the last state at the URL, with the files that others read."""
+        self.copy.finish(_UNPUBLISHED)
 
     def has_model(self) -> bool:
         """Whether the run has left its model, undamaged."""

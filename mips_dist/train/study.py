@@ -36,6 +36,9 @@ from mips_dist.train.study_features import read_features
 LEDGER_FILE = "ledger.jsonl"
 IDENTITY_FILE = "study.json"
 REJECTS_FILE = "rejects.csv"
+# Behind a URL: what is only of use while it is made, and what nobody else reads.
+STAYS = ("*shards/work/*",)
+UNPUBLISHED = ("*shards/*", "*chain_features.npz", "*structures.csv")
 _FETCH = "fetch the eight sets with `python -m preprocess.corpus fetch benchmark output=FOLDER`"
 SEARCHES = ("asha", "optuna")
 MIN_POLYMERS_PER_FOLD = 2  # R2 of one polymer does not exist
@@ -48,17 +51,18 @@ class FinetuneConfig(FoldConfig):
     Attributes
     ----------
     run_dir
-        Everything is written below it; the same command on it continues.
+        Everything is written below it, a folder or a URL (``s3://``); the same command on it
+        continues.
     data_dir
         Folder of the eight sets; default $MIPS_DATA/benchmark.
     input, targets, units
-        A csv of one's own instead: its path, label columns, and their units (none or all).
+        A csv of one's own instead: its path or URL, label columns, and their units (none or all).
     psmiles_column
         Of that csv; None: psmiles, else smiles.
     properties
         Which of the eight sets to run; the folds are always over all eight.
     shards
-        Finished shards that hold these polymers; default: made in run_dir/shards.
+        Finished shards that hold these polymers, or their URL; default: made in run_dir/shards.
     baselines
         Run on the same folds: mean, boosting, gp-trees, chemprop (if installed). With gp-trees, and
         under `strict`, there is also the row mips-ensemble: its mean with the network.

@@ -12,6 +12,7 @@ from mips_dist.chem.stars import StarStrategy, build_star_graphs
 from mips_dist.data.block import PolymerBlock, stack
 from mips_dist.data.files import write_atomically
 from mips_dist.data.properties import PSMILES_COLUMN, LabelledSet
+from mips_dist.data.remote import shown
 from mips_dist.data.schema import check_shards, model_schema
 from mips_dist.data.shards import MANIFEST_NAME, load, read_manifest
 from mips_dist.errors import MipsError
@@ -25,23 +26,24 @@ def read_features(
 ) -> tuple[PolymerBlock, dict[str, str]]:
     """Return the polymers of some sets with their features, and why any of them has none."""
     needed = sorted({canonical for labelled in sets for canonical in labelled.canonical})
-    shards = Path(config.shards) if config.shards else Path(config.run_dir) / "shards"
-    if config.shards is None and not (shards / MANIFEST_NAME).exists():
-        _preprocess(config, needed, shards)
+    own = Path(config.run_dir) / "shards"
+    if config.shards is None and not (own / MANIFEST_NAME).exists():
+        _preprocess(config, needed, own)
+    shards = config.shards or str(own)
     manifest = read_manifest(shards)
-    check_shards(shards, manifest, model_schema(config.model))
+    check_shards(shown(shards), manifest, model_schema(config.model))
     block = load(shards, with_bonds=config.model.bond_path_bias, with_conformer=False)
     lacking = set(config.model.descriptors) - set(block.descriptors)
     if lacking:
         raise MipsError(
-            f"{shards} lacks {', '.join(sorted(lacking))}; make shards with content=full, or give "
-            f"model.descriptors=[{','.join(block.descriptors)}]"
+            f"{shown(shards)} lacks {', '.join(sorted(lacking))}; make shards with content=full or "
+            f"give model.descriptors=[{','.join(block.descriptors)}]"
         )
     missing = set(needed) - set(block.psmiles)
-    reasons = _shard_rejects(config, shards) if missing else {}
+    reasons = _shard_rejects(config, own) if missing else {}
     if missing - set(reasons):
         raise MipsError(
-            f"{shards} lacks {len(missing - set(reasons))} of the {len(needed)} polymers; "
+            f"{shown(shards)} lacks {len(missing - set(reasons))} of the {len(needed)} polymers; "
             "give another run_dir or other shards"
         )
     if config.star_strategy != "link":

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from mips_dist.config import replaced
 from mips_dist.data.files import write_atomically
+from mips_dist.data.working_copy import WorkingCopy
 from mips_dist.errors import MipsError
 from mips_dist.train.finetuning import finetune_fold
 from mips_dist.train.search_space import (
@@ -39,15 +40,16 @@ FAILURE_SCORE = -1.0
 ASHA_REDUCTION = 2  # of the points that reach 1, 2, 4, ... folds, this part goes on
 
 
-def search(study: Study, run_dir: Path, console: Console) -> None:
+def search(study: Study, copy: WorkingCopy, console: Console) -> None:
     """Search for every property, then write search.csv and best/NAME.yaml."""
     config = study.config
+    run_dir = Path(config.run_dir)
     space = read_space(config.given)
     ledger = SearchLedger(run_dir / LEDGER)
     names = list(study.rows)
-    with RayTrials(config, run_dir, console) as trials:
+    with RayTrials(config, copy, console) as trials:
         for name in names:
-            _search_property(study, name, space, ledger, trials, console)
+            _search_property(study, name, space, ledger, trials, copy, console)
             ledger.write_csv(run_dir / "search.csv", names, config.num_folds)
     table = Table(
         caption=f"search={config.search}: mean R2 on the inner splits of {config.num_folds} "
@@ -67,7 +69,8 @@ def search(study: Study, run_dir: Path, console: Console) -> None:
         chosen = ", ".join(f"{key}={value}" for key, value in best.values.items())
         table.add_row(name, str(len(ledger.of(name))), f"{best.mean():.3f}", chosen)
     console.print(table)
-    console.print(f"all points: {run_dir / 'search.csv'}; the best of each: {run_dir / 'best'}")
+    points, best_of_each = copy.named(run_dir / "search.csv"), copy.named(run_dir / "best")
+    console.print(f"all points: {points}; the best of each: {best_of_each}")
 
 
 def _write_best(best: Tried, path: Path, num_folds: int) -> None:
@@ -83,6 +86,7 @@ def _search_property(
     space: dict[str, Range],
     ledger: SearchLedger,
     trials: RayTrials,
+    copy: WorkingCopy,
     console: Console,
 ) -> None:
     """Run the points of one property that are still to be tried."""
@@ -102,7 +106,7 @@ def _search_property(
         "known": {point_key(t.values): (t.scores, t.failure) for t in ledger.of(name)},
     }
     console.print(f"{name}: {len(known)} points were begun before")
-    trials.fit(try_point, shared, param_space, [_watch(ledger, console)], **settings)
+    trials.fit(try_point, shared, param_space, [_watch(ledger, copy, console)], **settings)
 
 
 def _asha(points: list[Values], num_folds: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -187,13 +191,13 @@ def inner_score(study: Study, name: str, values: Values, fold: int) -> float:
     return result.curve[result.epoch - 1]["watched_r2"]
 
 
-def _watch(ledger: SearchLedger, console: Console) -> Any:
+def _watch(ledger: SearchLedger, copy: WorkingCopy, console: Console) -> Any:
     """Return a Tune callback that writes down every fold."""
     from ray.tune import Callback
 
     class Watch(Callback):
-        def __init__(self, ledger: SearchLedger, console: Console) -> None:
-            self.ledger, self.console = ledger, console
+        def __init__(self, ledger: SearchLedger, copy: WorkingCopy, console: Console) -> None:
+            self.ledger, self.copy, self.console = ledger, copy, console
 
         def __getstate__(self) -> dict[str, Any]:
             return {}  # Tune pickles callbacks for a restore, which nothing here uses
@@ -203,8 +207,9 @@ def _watch(ledger: SearchLedger, console: Console) -> Any:
         ) -> None:
             line = result["line"]
             if self.ledger.append(line):
+                self.copy.push()
                 said = line["failure"] or f"inner R2 {line['score']:.3f}"
                 values = ", ".join(f"{k}={v}" for k, v in line["values"].items())
                 self.console.print(f"{line['property']} fold {line['fold']}: {said} ({values})")
 
-    return Watch(ledger, console)
+    return Watch(ledger, copy, console)

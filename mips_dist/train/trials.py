@@ -23,6 +23,8 @@ import torch
 from rich.console import Console
 from rich.live import Live
 
+from mips_dist.data.generations import Entry
+from mips_dist.data.working_copy import WorkingCopy, hand_in
 from mips_dist.errors import MipsError
 from mips_dist.own_ray import private_environment
 from mips_dist.train.board import Board
@@ -52,6 +54,7 @@ REFRESHES_PER_SECOND = 2
 
 Job = dict[str, Any]
 Keep = Callable[[FoldResult], None]
+KeepFiles = Callable[[dict[str, Entry]], None]
 
 
 class RayTrials:
@@ -61,12 +64,16 @@ class RayTrials:
     ----------
     config
         Its num_workers, cpus_per_trial and gpus_per_trial are the shares.
-    run_dir
-        Holds a link to what Ray writes, which the next driver removes if this one is killed.
+    copy
+        What config.run_dir is in, or equal to. run_dir holds a link to what Ray writes, which the
+        next driver removes if this one is killed.
     """
 
-    def __init__(self, config: FinetuneConfig, run_dir: Path, console: Console) -> None:
-        self._config, self._run_dir, self._console = config, run_dir, console
+    def __init__(self, config: FinetuneConfig, copy: WorkingCopy, console: Console) -> None:
+        self._config, self._copy, self._console = config, copy, console
+        self._run_dir = Path(config.run_dir)
+        # Other hosts do not see a copy of this one: they bring their models to the URL.
+        self._url = copy.where if copy.is_remote and os.environ.get("RAY_ADDRESS") else ""
         self._temporary: str | None = None
 
     def __enter__(self) -> "RayTrials":
@@ -87,15 +94,21 @@ class RayTrials:
         """Run jobs; hand each cell's result to `keep` as it comes; return name -> failure."""
         if not jobs:
             return {}
-        shared = {"study": study, "run_dir": str(self._run_dir.resolve())}
+        shared = {"study": study, "run_dir": str(self._run_dir.resolve()), "url": self._url}
         from ray import tune
 
         lively = self._console.is_terminal
-        watch = _watch(board, keep, self._console)
+        watch = _watch(board, keep, self._keep_files, self._console)
         live = Live(board, console=self._console, refresh_per_second=REFRESHES_PER_SECOND)
         with live if lively else nullcontext():
             self.fit(_trial, shared, {"job": tune.grid_search(jobs)}, [watch])
         return watch.failures
+
+    def _keep_files(self, files: dict[str, Entry]) -> None:
+        """Fetch models that a trial left at the URL."""
+        if files:
+            self._copy.take(self._run_dir, files)
+        self._copy.push()
 
     def fit(
         self,
@@ -212,7 +225,7 @@ class RayTrials:
                 "the address, at the token (RAY_AUTH_MODE, ~/.ray/auth_token), and whether "
                 "versions there are those here"
             ) from error
-        if not self._config.save_model:
+        if not self._config.save_model or self._url:
             return  # results come through Ray
         sees = ray.remote(num_cpus=0, max_retries=0)(_is_folder)
         for node in ray.nodes():
@@ -227,8 +240,8 @@ class RayTrials:
             if not is_shared:
                 raise MipsError(
                     f"node {node['NodeManagerAddress']} does not see run_dir={self._run_dir}, "
-                    "where trials leave models; put it on a file system that all nodes share, or "
-                    "give save_model=false"
+                    "where trials leave models; put it on a file system that all nodes share, give "
+                    "one at s3://, or save_model=false"
                 )
 
     def _num_cpus(self) -> int:
@@ -253,7 +266,7 @@ def _name(job: Job) -> str:
     return str(cells[0]._replace(property=", ".join(cell.property for cell in cells)))
 
 
-def _watch(board: Board, keep: Keep, console: Console) -> Any:
+def _watch(board: Board, keep: Keep, keep_files: KeepFiles, console: Console) -> Any:
     """Return a Tune callback that keeps results and moves the board, or prints plain lines.
 
     Tune pickles the class, so its methods get what cannot be pickled through the instance.
@@ -261,8 +274,11 @@ def _watch(board: Board, keep: Keep, console: Console) -> Any:
     from ray.tune import Callback
 
     class Watch(Callback):
-        def __init__(self, board: Board, keep: Keep, console: Console) -> None:
+        def __init__(
+            self, board: Board, keep: Keep, keep_files: KeepFiles, console: Console
+        ) -> None:
             self.board, self.keep, self.console = board, keep, console
+            self.keep_files = keep_files
             self.failures: dict[str, str] = {}
 
         def __getstate__(self) -> dict[str, Any]:
@@ -284,6 +300,8 @@ def _watch(board: Board, keep: Keep, console: Console) -> Any:
                     unit = f" {done.unit}" if done.unit not in ("", "1") else ""
                     self.say(f"{done.cell()}: R2 {done.r2:.3f}, RMSE {done.rmse:.3g}{unit}")
             elif "models" in result:
+                files = json.loads(result["files"])
+                self.keep_files({name: Entry(**entry) for name, entry in files.items()})
                 self.board.show_models(result["models"])
                 self.say(f"{_name(job)}: done")
 
@@ -299,14 +317,14 @@ def _watch(board: Board, keep: Keep, console: Console) -> Any:
             if not self.console.is_terminal:  # there the board shows it
                 self.console.print(line)
 
-    return Watch(board, keep, console)
+    return Watch(board, keep, keep_files, console)
 
 
 def _last_line(trial: Any) -> str:
     return str(trial.get_error() or "its process died").strip().splitlines()[-1]
 
 
-def _trial(params: dict[str, Any], study: Study, run_dir: str) -> None:
+def _trial(params: dict[str, Any], study: Study, run_dir: str, url: str) -> None:
     """Run one job in a process of its own and report its result or its failure as a value."""
     from ray import tune
 
@@ -322,8 +340,16 @@ def _trial(params: dict[str, Any], study: Study, run_dir: str) -> None:
     def work() -> dict[str, Any]:
         if "cells" not in job:
             summaries = [Summary(**summary) for summary in job["summaries"]]
-            train_models(study, Path(run_dir), summaries, job["epochs"], job["held_out"])
-            return {"models": len(summaries)}
+            rest = summaries, job["epochs"], job["held_out"]
+            files: dict[str, Entry] = {}
+            if url:
+                with tempfile.TemporaryDirectory() as folder:
+                    train_models(study, Path(folder), *rest)
+                    files = hand_in(url, Path(folder))
+            else:
+                train_models(study, Path(run_dir), *rest)
+            described = {name: asdict(entry) for name, entry in files.items()}
+            return {"models": len(summaries), "files": json.dumps(described)}
         results = run_cells(study, [Cell(*cell) for cell in job["cells"]], on_epoch)
         for result in results:
             if not math.isfinite(result.rmse):

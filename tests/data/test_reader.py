@@ -8,7 +8,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from mips_dist.data import store as store_module
+from mips_dist.data import transfer
 from mips_dist.data.block import PolymerBlock
 from mips_dist.data.cache import ByteCache
 from mips_dist.data.members import BONDS, CONFORMER
@@ -43,7 +43,7 @@ def folder(original: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(transfer, "_PAUSES", (0.0, 0.0))
 
 
 def open_reader(folder: str | Path, cache: ByteCache | None = None) -> ShardReader:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from mips_dist.data.properties import Property
 from mips_dist.data.schema import known_schema
+from mips_dist.data.working_copy import WorkingCopy
 from mips_dist.errors import MipsError
 from mips_dist.train.board import Board
 from mips_dist.train.cells import run_cells
@@ -73,14 +74,20 @@ def test_trials_that_die_run_out_of_memory_or_give_nan_change_no_other(tmp_path,
         "far": PropertyRows("far", "", good.sample, good.row, far),
         "hot": PropertyRows("hot", "", good.sample, good.row, good.value),
     }
-    config = FinetuneConfig(model=tiny_model(), num_epochs=2, num_workers=2, cpus_per_trial=0.5)
+    config = FinetuneConfig(
+        run_dir=str(tmp_path),
+        model=tiny_model(),
+        num_epochs=2,
+        num_workers=2,
+        cpus_per_trial=0.5,
+    )
     folds = dict.fromkeys(rows, (good.sample % 5).astype(np.int64))
     hot = Property(name="hot", training={"lr": 1e30})  # the loss becomes NaN
     study = Study(config, [hot], rows, folds, block, known_schema())
     cells = [Cell("mips", name, fold, 0, "strict") for fold in (0, 1) for name in rows]
     jobs = [{"cells": [list(cell)]} for cell in cells]
     kept, board = {}, Board(cells, [])
-    with RayTrials(config, tmp_path, Console(quiet=True)) as trials:
+    with RayTrials(config, WorkingCopy(str(tmp_path)), Console(quiet=True)) as trials:
         failures = trials.run(study, jobs, board, lambda r: kept.update({r.cell(): r}))
 
     assert set(failures) == {str(cell) for cell in cells if cell.property != "good"}
@@ -111,14 +118,14 @@ def test_trials_that_die_run_out_of_memory_or_give_nan_change_no_other(tmp_path,
 )
 def test_a_share_that_the_machine_does_not_have_is_one_line(shares, message, tmp_path):
     block, rows = labelled_rows(COUNT)
-    config = FinetuneConfig(model=tiny_model(), **shares)
+    config = FinetuneConfig(run_dir=str(tmp_path), model=tiny_model(), **shares)
     folds = {"oxygen": rows.sample % 5}
     study = Study(config, [], {"oxygen": rows}, folds, block, known_schema())
     cell = Cell("mips", "oxygen", 0, 0, "strict")
     jobs = [{"cells": [list(cell)]}]
     with (
         pytest.raises(MipsError, match=message),
-        RayTrials(config, tmp_path, Console(quiet=True)) as trials,
+        RayTrials(config, WorkingCopy(str(tmp_path)), Console(quiet=True)) as trials,
     ):
         trials.run(study, jobs, Board([cell], []), lambda _: None)
     assert not (tmp_path / ".ray").is_symlink()

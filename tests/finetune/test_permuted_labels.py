@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from mips_dist.data.working_copy import WorkingCopy
 from mips_dist.errors import MipsError
 from mips_dist.finetune import _report, _summaries
 from mips_dist.train.cells import run_cells, study_cells
@@ -70,7 +71,7 @@ def test_permuted_labels_belong_to_the_study_and_every_table_says_so(config):
     console = Console(record=True, width=200)
     summaries = _summaries(study, ledger)
     console.print(render(summaries, study.num_polymers()))
-    _report(study, run_dir, ledger, summaries, {}, console)
+    _report(study, WorkingCopy(config.run_dir), ledger, summaries, {}, console)
     ledger.close()
     with open(run_dir / "results.csv") as file:
         assert {r["protocol"] for r in csv.DictReader(file)} == {"strict, labels permuted (seed 1)"}

@@ -1,16 +1,17 @@
 """Real servers for tests: http from this process, S3 as a process of its own."""
 
 import functools
+import http.client
+import os
 import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def s3_server() -> Iterator[str]:
             try:
                 urllib.request.urlopen(url, timeout=5).close()
                 break
-            except urllib.error.URLError:
+            except OSError:  # not there yet, or a crowded machine
                 assert process.poll() is None, "the S3 server ended"
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
@@ -105,3 +106,68 @@ def s3_file_system() -> Iterator[Any]:
         # One of another server may be remembered.
         fsspec.get_filesystem_class("s3").clear_instance_cache()
         yield fsspec.filesystem("s3")
+
+
+# A status to answer with; "cut": the connection ends in the middle of the answer; "unanswered": the
+# server has done it and cannot say so any more.
+Fault = int | str | None
+
+
+@contextmanager
+def s3_proxy(fault: Callable[[str, str], Fault]) -> Iterator[list[Fault]]:
+    """Put something that fails before the S3 server of the environment; yields the failures.
+
+    `fault` is called with the method and path of each request.
+    """
+    host = os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")
+    failures: list[Fault] = []
+
+    class Proxy(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def handle_request(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            wrong = fault(self.command, self.path)
+            if wrong is not None:
+                failures.append(wrong)
+            if isinstance(wrong, int):
+                self.send_response(wrong)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            upstream = http.client.HTTPConnection(host, timeout=60)
+            upstream.request(self.command, self.path, body, dict(self.headers.items()))
+            answer = upstream.getresponse()
+            data = answer.read()
+            upstream.close()
+            if wrong == "unanswered":
+                self.close_connection = True
+                return
+            self.send_response(answer.status)
+            for name, value in answer.getheaders():
+                if name.lower() not in ("connection", "transfer-encoding", "content-length"):
+                    self.send_header(name, value)
+            length = answer.getheader("Content-Length") if self.command == "HEAD" else len(data)
+            self.send_header("Content-Length", str(length or 0))
+            self.end_headers()
+            self.wfile.write(data[: len(data) // 2] if wrong == "cut" else data)
+            self.close_connection = wrong == "cut"
+
+        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_request  # noqa: N815
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
+        try:
+            yield failures
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+            fsspec.get_filesystem_class("s3").clear_instance_cache()

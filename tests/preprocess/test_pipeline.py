@@ -311,7 +311,7 @@ def test_blocks_that_are_there_are_not_made_again(
         (["input=in.csv", "output=out", "num_actors=0"], 2, "num_actors=0"),
         (["input=in.csv", "output=out", "seconds_per_polymer=0"], 2, "seconds_per_polymer=0"),
         (["input=in.csv", "output=out", "seconds_per_polymer=inf"], 2, "at most 1e+06"),
-        (["input=in.csv", "output=s3://bucket/out"], 2, "is no local folder"),
+        (["input=in.csv", "output=https://host/out"], 2, "can only be read"),
     ],
 )
 def test_usage_errors_are_one_line(
