@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.conftest import hosts  # noqa: F401  (a fixture)
 from tests.cluster.rules import ROOT
-from tests.cluster.test_hosts import hosts, on  # noqa: F401  (a fixture)
+from tests.cluster.test_hosts import on
 
 # All but ssh, as a security group that nobody has opened.
 FIREWALL = """
