@@ -77,7 +77,11 @@ class RayTrials:
         self._temporary: str | None = None
 
     def __enter__(self) -> "RayTrials":
-        """Return the pool."""
+        """Return the pool; Ray may be imported from here on."""
+        for name, value in RAY_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        if not os.environ.get("RAY_ADDRESS"):
+            os.environ.update(private_environment())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -151,10 +155,6 @@ class RayTrials:
         if self._temporary is not None:
             return
         address = os.environ.get("RAY_ADDRESS", "")
-        for name, value in RAY_ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        if not address:
-            os.environ.update(private_environment())
         import ray
 
         # Tune logs the traceback of every dead process; what follows from it is said in a line.
