@@ -12,7 +12,7 @@ def private_environment() -> dict[str, str]:
     # Made for desktops; it is what binds a local Ray to 127.0.0.1. An address given to ray.init is
     # replaced by one that other machines can reach.
     wanted = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
-    # Without one Ray leaves a token in the home folder, readable by everyone. A Ray of our own needs
-    # none of a cluster (RAY_AUTH_TOKEN_PATH).
+    # Without one Ray leaves a token in the home folder, readable by everyone. That of a cluster
+    # (RAY_AUTH_TOKEN_PATH) is not for a Ray of our own.
     wanted["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     return {name: value for name, value in wanted.items() if name not in os.environ}
