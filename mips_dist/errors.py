@@ -11,7 +11,6 @@ from contextlib import contextmanager
 # Packages that prediction does without, and the extra of the wheel that brings each.
 EXTRA_OF = {
     "deepspeed": "train",
-    "fsspec": "s3",
     "hydra": "train",
     "omegaconf": "train",
     "optuna": "train",

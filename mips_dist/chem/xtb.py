@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from rdkit import Chem
+from threadpoolctl import threadpool_limits
 
 from mips_dist.chem.conformer import cap_with_hydrogen, embed
 from mips_dist.chem.psmiles import RepeatUnit, oligomer, parse
 from mips_dist.errors import MipsError
-from mips_dist.threads import one_thread
 
 MAX_UNITS = 3
 MAX_CHAIN_ATOMS = 40
@@ -135,7 +135,7 @@ def raw_xtb(canonical: str, seed: int = 0) -> dict[str, float] | None:
     check_xtb()
     unit = parse(canonical)
     done: list[_Oligomer] = []
-    with one_thread():  # sums in another order would have other last bits
+    with threadpool_limits(1):  # sums in another order would have other last bits
         for units in range(1, MAX_UNITS + 1):
             found = _calculate(unit, units, seed)
             if found is None:

@@ -3,6 +3,8 @@
 Legend: N atoms, F input features, D hidden.
 """
 
+from itertools import accumulate
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
@@ -74,7 +76,7 @@ class AtomEmbedding(nn.Module):
         self.num_one_hot = sum(sizes)
         self.num_columns = self.num_one_hot + (5 if backbone_embedding else 4)
         self.linear = nn.Linear(self.num_columns, hidden_dim)
-        first = torch.tensor([0, *sizes[:-1]]).cumsum(0)
+        first = torch.tensor([0, *accumulate(sizes[:-1])])
         self.register_buffer("first_column", first, persistent=False)
         weights = torch.tensor(ATOMIC_WEIGHTS)
         self.register_buffer("atomic_weights", weights, persistent=False)

@@ -79,17 +79,19 @@ def test_masked_quotient_equals_masked_oligomer_six_layers_deep(graphs):
 # L4
 
 
+# What rounding leaves in fp32 depends on the processor.
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
 @pytest.mark.parametrize("pack_size", [None, 32, 64, 128])
-def test_batch_equals_one_at_a_time(graphs, pack_size):
-    model = property_model()
+def test_batch_equals_one_at_a_time(graphs, pack_size, dtype, limit):
+    model = property_model().to(dtype)
     samples = samples_with_descriptors(graphs)
     groups = DESCRIPTOR_GROUPS.values()
     with torch.no_grad():
         alone = torch.cat([model(batch_of([s], None, groups)) for s in samples])
         together = model(batch_of(samples, pack_size))
         backwards = model(batch_of(samples[::-1], pack_size)).flip(0)
-    assert relative_error(together, alone) < 1e-6
-    assert relative_error(backwards, alone) < 1e-6
+    assert relative_error(together, alone) < limit
+    assert relative_error(backwards, alone) < limit
 
 
 def permuted(graph: PolymerGraph, order: np.ndarray) -> PolymerGraph:
