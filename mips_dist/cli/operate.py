@@ -86,7 +86,7 @@ def doctor(
     json: Annotated[Path | None, typer.Option(help="also write the findings to this file")] = None,
     debug: Debug = False,
 ) -> None:
-    """Say what will fail on this machine or its cluster, and the remedy.
+    """Say what will fail on this machine or cluster, and the remedy.
 
     One line for each finding: ok, warning, problem, or unchecked. Exit code 1 where there is a
     problem. Nothing is changed, and everything that is looked at has a time limit.
