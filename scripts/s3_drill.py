@@ -21,11 +21,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
+from drill_base import Table
 from hosts import Hosts
 from pretrain_drill import curve
 from slurm_drill import wait_until
@@ -90,8 +89,7 @@ class Drill:
 
     def __init__(self, hosts: Hosts, folder: Path) -> None:
         self.hosts, self.folder = hosts, folder
-        self.rows: list[dict[str, Any]] = []
-        self.began = time.monotonic()
+        self.table = Table()
         self.environment = {key: v for key, v in os.environ.items() if not key.startswith("RAY_")}
         self.environment |= {
             "PATH": f"{BIN}:{os.environ['PATH']}",
@@ -109,15 +107,6 @@ class Drill:
             "RAY_USAGE_STATS_ENABLED": "0",
         }
         Path(self.environment["MIPS_SCRATCH"]).mkdir(exist_ok=True)
-
-    def row(self, name: str, expected: str, seen: str) -> None:
-        """Add a row; its time is that since the last one."""
-        now = time.monotonic()
-        row = {"name": name, "ok": expected == seen, "expected": expected, "seen": seen}
-        self.rows.append(row | {"seconds": round(now - self.began, 1)})
-        self.began = now
-        mark = "ok  " if row["ok"] else "FAIL"
-        print(f"{mark} {self.rows[-1]['seconds']:6.1f} s  {name}: {seen}", flush=True)
 
     # ---- hosts
 
@@ -205,7 +194,7 @@ class Drill:
         self.stop_ray()
         names = [p.name for p in local.iterdir() if p.name not in ("log.json", "card.html")]
         same = all(self.read(f"shards/{name}") == (local / name).read_bytes() for name in names)
-        self.row(
+        self.table.row(
             "corpus and shards on s3, Ray over both",
             "exit codes 0 and 0, work done on 2 hosts, the bytes of a local run",
             f"exit codes {codes[0]} and {codes[1]}, work done on {len(nodes)} hosts, "
@@ -229,7 +218,7 @@ class Drill:
     def pretraining(self) -> None:
         """Pre-train undisturbed into a folder, and on s3 with a kill of everything."""
         codes = [p.wait(LONGEST) for p in self.pretrain(str(self.folder / "run"), "local", "h1")]
-        self.row("pre-training into a local folder, over both", "[0, 0]", str(codes))
+        self.table.row("pre-training into a local folder, over both", "[0, 0]", str(codes))
 
         started = self.pretrain(f"s3://{BUCKET}/pretrain", "pretrain", "h1")
         wait_until(lambda: self.newest_step() > 0, LONGEST, "two checkpoints on s3")
@@ -238,7 +227,7 @@ class Drill:
             process.wait(60)
         kept = self.newest_step()
         codes = [p.wait(LONGEST) for p in self.pretrain(f"s3://{BUCKET}/pretrain", "again", "h2")]
-        self.row(
+        self.table.row(
             "... on s3: both hosts switched off, on again with empty disks, rank 0 on the other",
             f"killed with step {min(kept, NUM_STEPS - 1)} of {NUM_STEPS} on s3; exit codes [0, 0]",
             f"killed with step {kept} of {NUM_STEPS} on s3; exit codes {codes}",
@@ -248,7 +237,7 @@ class Drill:
         wrong = [n for n in range(1, NUM_STEPS + 1) if found.get(n) != expected.get(n)]
         weights = "model/weights.safetensors"
         same = self.read(f"pretrain/{weights}") == (self.folder / "run" / weights).read_bytes()
-        self.row(
+        self.table.row(
             "losses and weights are those of the undisturbed run",
             f"{NUM_STEPS} steps, 0 differ, weights: same",
             f"{len(found)} steps, {len(wrong)} differ, weights: {'same' if same else 'other'}",
@@ -269,14 +258,14 @@ class Drill:
         said = (self.folder / "study-again.log").read_text()
         after, again = self.finished_cells(), re.search(r"(\d+) finished before", said)
         kept = after[: len(before)] == before and len(after) == len(set(after))
-        self.row(
+        self.table.row(
             "a study from pretrained=s3://, both hosts off and on with empty disks, driver on h2",
             f"exit code 0, {min(len(before), 7)} cells finished before, none done twice, 8 in all",
             f"exit code {code}, {again[1] if again else 'no'} cells finished before, "
             f"{'none' if kept else 'some'} done twice, {len(after)} in all",
         )
         table = list(csv.DictReader(self.read("study/results.csv").decode().splitlines()))
-        self.row("results.csv on s3", "8 rows", f"{len(table)} rows")
+        self.table.row("results.csv on s3", "8 rows", f"{len(table)} rows")
 
     def predict(self) -> None:
         """Predict with the model on s3."""
@@ -288,7 +277,7 @@ class Drill:
         code = self.run("h1", words, "predict.log")
         rows = list(csv.DictReader(output.open())) if code == 0 else []
         good = sum(row["status"] == "ok" for row in rows)
-        self.row(
+        self.table.row(
             "mips predict -m s3://",
             f"exit code 0, {len(texts)} predicted",
             f"exit code {code}, {good} predicted",
@@ -302,7 +291,7 @@ class Drill:
         ]
         logs = [path for path in self.folder.rglob("*") if path.is_file()]
         places += [str(path) for path in logs if SECRET.encode() in path.read_bytes()]
-        self.row("the secret key in objects and logs", "0 times", f"{len(places)} times")
+        self.table.row("the secret key in objects and logs", "0 times", f"{len(places)} times")
 
     # ---- what is on s3
 
@@ -352,7 +341,7 @@ def main() -> int:
         for host in WORKERS:
             drill.empty_disk(host)
         drill.start_store()
-        drill.row("an S3 server and two hosts", "one bucket", "one bucket")
+        drill.table.row("an S3 server and two hosts", "one bucket", "one bucket")
         drill.preprocess()
         drill.pretraining()
         drill.study()
@@ -361,11 +350,7 @@ def main() -> int:
     finally:
         hosts.down()
         shutil.rmtree(scratch)
-    if given.json:
-        given.json.write_text(json.dumps(drill.rows, indent=1) + "\n")
-    failed = sum(not row["ok"] for row in drill.rows)
-    print(f"{len(drill.rows)} rows, {failed} not as expected")
-    return 1 if failed else 0
+    return drill.table.finish(given.json)
 
 
 if __name__ == "__main__":
