@@ -76,7 +76,8 @@ class PretrainDrill(HostsDrill):
             ),
             (
                 f"... both again, over a link of {MBIT:g} Mbit/s",
-                f"world 2 from a checkpoint; exit 0, {NUM_STEPS} losses, within law L8",
+                f"packets to both had to wait; world 2 from a checkpoint; exit 0, "
+                f"{NUM_STEPS} losses, within law L8",
                 self.slow,
             ),
         ]
@@ -124,9 +125,12 @@ class PretrainDrill(HostsDrill):
         for name in (HEAD, WORKER):
             self.hosts.slow(name, MBIT)
         code = self._start("both", "run", "run-slow").wait(LONGEST)
+        slowed = [name for name in (HEAD, WORKER) if self.hosts.held(name)]
         for name in (HEAD, WORKER):
             self.hosts.heal(name)
-        return f"{self._resumed('run-slow')}; exit {code}, {self._difference('run')}"
+        to = "both" if len(slowed) == 2 else " and ".join(slowed) or "none"
+        resumed, seen = self._resumed("run-slow"), self._difference("run")
+        return f"packets to {to} had to wait; {resumed}; exit {code}, {seen}"
 
     # ---- commands
 

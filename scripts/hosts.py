@@ -24,6 +24,7 @@ addresses. Mounts made on a host are its own and end with it.
 import argparse
 import os
 import pwd
+import re
 import shutil
 import socket
 import subprocess
@@ -164,6 +165,12 @@ class Hosts:
         """Let so many Mbit/s through to a host."""
         limits = f"rate {mbit}mbit burst 32kbit latency 400ms"
         _do(*f"tc qdisc replace dev {self._cable(name)} root tbf {limits}".split())
+
+    def held(self, name: str) -> int:
+        """Count the packets to a host that `slow` has let wait."""
+        words = ["tc", "-s", "qdisc", "show", "dev", self._cable(name), "root"]
+        shown = subprocess.run(words, check=True, text=True, stdout=subprocess.PIPE).stdout
+        return int(re.findall(r"overlimits (\d+)", shown)[0])
 
     def command(self, name: str, words: list[str]) -> list[str]:
         """Return the command that runs `words` on a host, in this working directory."""

@@ -13,9 +13,10 @@ from torch import nn
 from mips_dist import embed
 from mips_dist.chem.sample import featurize
 from mips_dist.errors import MipsError, UsageError
+from mips_dist.model.released import model_directory
 from mips_dist.threads import one_thread
-from mips_dist.use.embed import embed_given, embed_one, open_model
-from mips_dist.use.predict import featurized
+from mips_dist.use.embed import embed_given, embed_one
+from mips_dist.use.predict import featurized, open_model
 from tests.polymers import CORNER_CASES, POLYMERS
 
 TEXTS = ["*CC*", "CCO", *list(CORNER_CASES)[::3], "", "*CC(*)c1ccccc1", "[*]C[*]"]
@@ -41,7 +42,7 @@ def test_the_same_bits_for_any_spelling_order_and_batch_mates():
 
 
 def test_a_vector_is_what_the_property_head_reads():
-    bundle = open_model("egc")
+    bundle = open_model(model_directory("egc"))
     with one_thread(), torch.inference_mode():
         for canonical in POLYMERS[:8]:
             found = embed_one(bundle, canonical)
@@ -54,7 +55,7 @@ def test_a_vector_is_what_the_property_head_reads():
 
 
 def test_atoms_are_those_of_the_canonical_unit():
-    bundle = open_model("mips-small")
+    bundle = open_model(model_directory("mips-small"))
     for canonical in POLYMERS[::2]:
         (sample,) = featurize([canonical], "topology")
         mol = Chem.MolFromSmiles(canonical)

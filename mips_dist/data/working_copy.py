@@ -6,7 +6,6 @@ temporary one, named by the URL. What is finished goes to the URL as a new state
 copy is first made equal to the newest state.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -32,12 +31,11 @@ from mips_dist.data.generations import (
     History,
     describe,
 )
+from mips_dist.data.lock import lock_file
 from mips_dist.data.remote import HTTP, connect, scheme_of, shown
 from mips_dist.data.transfer import Range, address, fetch, listed, send_file
 from mips_dist.errors import MipsError, UsageError
 
-# Ranks whose launcher was killed need some seconds to notice it.
-_LOCK_SECONDS = 15.0
 _POLL_SECONDS = 0.2
 _MAX_CHANGES = 20  # in a row, of files that are being read
 _LAST = ("manifest.json", "config.json")  # what others look for comes after what it names
@@ -124,7 +122,7 @@ class WorkingCopy:
         if self.is_remote:
             print(f"{self}: working in {self.path}", flush=True)
             self._home.mkdir(parents=True, exist_ok=True)
-            self._take_lock()
+            self._lock = lock_file(self._home / "lock", str(self), "working on")
             self._pull(self._history.newest())
         return self
 
@@ -132,25 +130,9 @@ class WorkingCopy:
         """Have the state of a number, written by a process of another host, to read from."""
         if self.is_remote and number and self._marked() != self._history.read(number).digest:
             self._home.mkdir(parents=True, exist_ok=True)
-            self._take_lock()
+            self._lock = lock_file(self._home / "lock", str(self), "working on")
             self._pull(number)
             self._drop_lock()
-
-    def _take_lock(self) -> None:
-        self._lock = (self._home / "lock").open("a")
-        deadline = time.monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                # The system frees it however the process ends, so a lock is never stale.
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise MipsError(
-                        f"another process is working on {self} on this machine; wait for it or "
-                        "stop it"
-                    ) from None
-                time.sleep(_POLL_SECONDS)
 
     def _drop_lock(self) -> None:
         if self._lock is not None:

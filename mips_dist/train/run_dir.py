@@ -1,8 +1,6 @@
 """The folder of a pre-training run: begun, continued or refused, never mixed."""
 
-import fcntl
 import os
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -10,6 +8,7 @@ from typing import IO, Any
 from omegaconf import OmegaConf
 
 from mips_dist.config import save_resolved
+from mips_dist.data.lock import lock_file
 from mips_dist.data.working_copy import WorkingCopy
 from mips_dist.errors import MipsError
 from mips_dist.model.bundle import is_complete
@@ -22,10 +21,6 @@ _BEGUN = {_LOCK, f".{_CONFIG}.partial", ".build"}
 # Behind a URL: caches stay on their machine, and nobody but the run itself reads checkpoints.
 _STAYS = ("shard_cache/*",)
 _UNPUBLISHED = ("checkpoints/*",)
-
-# Ranks whose launcher was killed need some seconds to notice it (see launcher.py).
-_LOCK_SECONDS = 15.0
-_POLL_SECONDS = 0.2
 
 # Keys of PretrainConfig that a continued run may change; every other one would mix two runs.
 # `shards` is compared by content, not by path.
@@ -77,27 +72,7 @@ class RunDir:
         self.copy.__enter__()
         self.check(config)
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / _LOCK).open("a")
-        deadline = time.monotonic() + _LOCK_SECONDS
-        is_waiting = False
-        while not self._try_lock():
-            if time.monotonic() > deadline:
-                raise MipsError(
-                    f"another process is training in run_dir={self.path}; wait for it or stop it"
-                )
-            if not is_waiting:
-                print(f"run_dir={self.path} is in use, waiting up to {_LOCK_SECONDS:.0f} s for it")
-                is_waiting = True
-            time.sleep(_POLL_SECONDS)
-
-    def _try_lock(self) -> bool:
-        assert self._lock is not None
-        try:
-            # The system frees it however the process ends, so a lock is never stale.
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+        self._lock = lock_file(self.path / _LOCK, f"run_dir={self.path}", "training in")
 
     def open(self, config: Any) -> list[str]:
         """Begin or continue the run in a folder that `lock` has locked; rank 0 only.

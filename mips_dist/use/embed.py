@@ -24,17 +24,15 @@ import torch
 from rdkit import Chem
 
 from mips_dist.chem.psmiles import InvalidPolymer, canonicalize
-from mips_dist.chem.sample import check_machine, content_for
 from mips_dist.data.column import canonical_column
 from mips_dist.data.files import replacing
-from mips_dist.data.schema import known_schema
 from mips_dist.errors import MipsError, UsageError
-from mips_dist.model.bundle import Bundle, load_bundle
+from mips_dist.model.bundle import Bundle
 from mips_dist.model.mips import mean_over_atoms
 from mips_dist.model.released import model_directory
 from mips_dist.threads import one_thread
 from mips_dist.use.canonicalize import COLUMNS
-from mips_dist.use.predict import featurized
+from mips_dist.use.predict import featurized, open_model
 from mips_dist.use.table import PolymerTable, is_psmiles
 
 DEFAULT_MODEL = "mips-small"
@@ -93,7 +91,7 @@ def embed(polymers: Any, model: str | Path = DEFAULT_MODEL) -> Vectors:
     (2, 128)
     """
     canonicals, _ = canonical_column(polymers)
-    bundle = open_model(model)
+    bundle = open_model(model_directory(str(model)))
     vectors = np.full((len(canonicals), bundle.model.config.hidden_dim), np.nan, np.float32)
     known = _remembering(bundle)
     with one_thread():
@@ -131,7 +129,7 @@ def embed_given(given: str, model: str | Path, output: Path, with_atoms: bool) -
     """
     _check_output(Path(given), output)
     num_rows, spelled = _spelled(given)
-    bundle = open_model(model)
+    bundle = open_model(model_directory(str(model)))
     width = bundle.model.config.hidden_dim
     rows = _rows(spelled, _remembering(bundle))
     with one_thread():
@@ -146,14 +144,6 @@ def embed_given(given: str, model: str | Path, output: Path, with_atoms: bool) -
                     file=sys.stderr,
                 )
             _write_npz(output, rows, width, with_atoms, str(model))
-
-
-def open_model(model: str | Path) -> Bundle:
-    """Load a model of any kind, by name or directory, that this machine can featurize for."""
-    bundle = load_bundle(model_directory(str(model)), known_schema())
-    config = bundle.model.config
-    check_machine(content_for(config.descriptors), config.conformer_backend)
-    return bundle
 
 
 def embed_one(bundle: Bundle, canonical: str) -> Embedding:

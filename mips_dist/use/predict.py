@@ -22,6 +22,20 @@ from mips_dist.model.bundle import Bundle, TargetScaler, load_bundle
 from mips_dist.use.prediction import Estimate
 
 
+def open_model(model_dir: Path) -> Bundle:
+    """Load a model of any kind that this machine can featurize for.
+
+    Raises
+    ------
+    MipsError
+        No such model, or one that this machine cannot featurize for.
+    """
+    bundle = load_bundle(model_dir, known_schema())
+    config = bundle.model.config
+    check_machine(content_for(config.descriptors), config.conformer_backend)
+    return bundle
+
+
 def open_property_model(model_dir: Path) -> tuple[Bundle, TargetScaler]:
     """Load a model that predicts a property.
 
@@ -30,9 +44,7 @@ def open_property_model(model_dir: Path) -> tuple[Bundle, TargetScaler]:
     MipsError
         No such model, one that predicts nothing, or one that this machine cannot featurize for.
     """
-    bundle = load_bundle(model_dir, known_schema())
-    config = bundle.model.config
-    check_machine(content_for(config.descriptors), config.conformer_backend)
+    bundle = open_model(model_dir)
     if bundle.scaler is None:
         raise MipsError(
             f"{model_dir} is a pre-trained model, which predicts no property; fine-tune it first"

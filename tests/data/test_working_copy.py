@@ -142,7 +142,7 @@ def test_of_two_writers_the_second_gets_one_line(
         write(second, {"a": b"3"})
     assert "\n" not in str(caught.value)
     assert write(first, {"a": b"4"}) == 3
-    monkeypatch.setattr("mips_dist.data.working_copy._LOCK_SECONDS", 0.2)
+    monkeypatch.setattr("mips_dist.data.lock.LOCK_SECONDS", 0.2)
     elsewhere(monkeypatch, tmp_path, "here")
     with pytest.raises(MipsError, match=r"is working on .* on this machine"):
         WorkingCopy(URL).__enter__()

@@ -7,11 +7,11 @@ from threading import Timer
 
 import pytest
 
+from mips_dist.data import lock
 from mips_dist.data.schema import feature_schema
 from mips_dist.errors import MipsError
 from mips_dist.model.bundle import save_bundle
 from mips_dist.model.mips import MaskedAtomModel
-from mips_dist.train import run_dir
 from mips_dist.train.optim import OptimizerConfig
 from mips_dist.train.pretrain_config import PretrainConfig
 from mips_dist.train.run_dir import RunDir
@@ -90,14 +90,14 @@ def test_a_model_that_lost_or_damaged_a_file_is_not_there(tmp_path, name):
 
 
 def test_one_process_at_a_time(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(run_dir, "_LOCK_SECONDS", 0.5)
+    monkeypatch.setattr(lock, "LOCK_SECONDS", 0.5)
     holder = RunDir(tmp_path / "run")
     holder.lock(config(tmp_path))
     with pytest.raises(MipsError, match="another process"):
         RunDir(tmp_path / "run").lock(config(tmp_path))
     assert capsys.readouterr().out.count("is in use, waiting") == 1
     # One that ends in the meantime is waited for.
-    monkeypatch.setattr(run_dir, "_LOCK_SECONDS", 60.0)
+    monkeypatch.setattr(lock, "LOCK_SECONDS", 60.0)
     end = Timer(0.5, holder._lock.close)
     end.start()
     RunDir(tmp_path / "run").lock(config(tmp_path))
