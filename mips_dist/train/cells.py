@@ -5,6 +5,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +67,50 @@ def run_cells(study: Study, cells: list[Cell], on_epoch: OnEpoch | None = None) 
     first = cells[0]
     if first.model != NETWORK:
         return [_run_baseline(study, cell) for cell in cells]
-    study = study.tuned([cell.property for cell in cells])
-    return finetune_jointly(
+    names = [cell.property for cell in cells]
+    study = study.tuned(names)
+    started = time.monotonic()
+    taught = _taught(study, names, first.fold)
+    lesson = (time.monotonic() - started) / len(cells)
+    results = finetune_jointly(
         study.config,
         study.block,
-        [study.rows[cell.property] for cell in cells],
-        [study.folds[cell.property] for cell in cells],
+        [study.rows[name] for name in names],
+        [study.folds[name] for name in names],
         first.fold,
         first.seed,
         on_epoch,
+        taught,
     )
+    return [replace(result, seconds=result.seconds + lesson) for result in results]
+
+
+def _taught(study: Study, names: list[str], fold: int | None) -> list[Values] | None:
+    """Return what `gp-trees` says of every training polymer, for each property; NaN of the others.
+
+    Parameters
+    ----------
+    fold
+        The test fold, which it knows nothing of; None: it is fitted to all rows.
+    """
+    chains = study.chains
+    if not study.config.teacher_weight or chains is None:
+        return None
+    train = [np.flatnonzero(study.folds[name] != (-1 if fold is None else fold)) for name in names]
+    taught_of = np.unique(
+        np.concatenate([study.rows[n].sample[own] for n, own in zip(names, train, strict=True)])
+    )
+    features = chains.features.select(chains.places([study.block.psmiles[i] for i in taught_of]))
+    taught = []
+    for name, own in zip(names, train, strict=True):
+        rows = study.rows[name]
+        known = [study.block.psmiles[i] for i in rows.sample[own]]
+        with one_thread():
+            model = chains.fit(name, known, rows.value[own], fold, seed=0)
+            values = np.full(len(study.block.psmiles), np.nan)
+            values[taught_of] = model.predict(features)
+        taught.append(values)
+    return taught
 
 
 def _run_baseline(study: Study, cell: Cell) -> FoldResult:
@@ -270,7 +305,8 @@ def train_models(
     study = study.tuned(names)
     chosen = [max(1, round(statistics.median(own))) for own in epochs]
     rows = [study.rows[name] for name in names]
-    fitted = finetune_all(study.config, study.block, rows, chosen, study.config.seeds[0])
+    taught = _taught(study, names, None)
+    fitted = finetune_all(study.config, study.block, rows, chosen, study.config.seeds[0], taught)
     for summary, model, predictions in zip(summaries, fitted, held_out, strict=True):
         _save_model(study, run_dir, summary, model, np.array(predictions))
 

@@ -44,6 +44,7 @@ def finetune_jointly(
     fold: int,
     seed: int,
     on_epoch: OnEpoch | None = None,
+    taught: Sequence[Values] | None = None,
 ) -> list[FoldResult]:
     """Train one network on all folds of some properties but one, and score that one.
 
@@ -61,6 +62,8 @@ def finetune_jointly(
         (R,) fold of each row, of each property; all rows of one polymer share a fold.
     on_epoch
         Called with the number of every finished epoch.
+    taught
+        Of each property: (G,) what its teacher, fitted to the training folds, says of a polymer.
 
     Returns
     -------
@@ -93,6 +96,7 @@ def finetune_jointly(
                 f"inner and {len(parts[2])} test rows are too few"
             )
     tasks = [Task(*task) for task in zip(properties, train, watched, strict=True)]
+    _teach(tasks, taught)
     fitted = fit(config, block, tasks, (seed, fold), where, on_epoch)
     seconds = (time.monotonic() - started) / len(properties)
     return [
@@ -136,6 +140,7 @@ def finetune_all(
     properties: Sequence[PropertyRows],
     num_epochs: Sequence[int],
     seed: int,
+    taught: Sequence[Values] | None = None,
 ) -> list[FittedModel]:
     """Train one network on every row of some properties.
 
@@ -143,13 +148,22 @@ def finetune_all(
     ----------
     num_epochs
         Of each property, as the folds have chosen; the schedule is that of the folds.
+    taught
+        Of each property: (G,) what its teacher, fitted to every row, says of a polymer.
     """
     tasks = []
     for rows, epoch in zip(properties, num_epochs, strict=True):
         every = np.arange(len(rows.value))
         tasks.append(Task(rows, every, every[:0], epoch))
+    _teach(tasks, taught)
     names = ", ".join(rows.name for rows in properties)
     return fit(config, block, tasks, (seed, -1), names, None)
+
+
+def _teach(tasks: list[Task], taught: Sequence[Values] | None) -> None:
+    if taught is not None:
+        for task, values in zip(tasks, taught, strict=True):
+            task.taught = values
 
 
 def inner_polymers(outer: Indices, fraction: float, seed: int, fold: int) -> Indices:

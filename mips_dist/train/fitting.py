@@ -52,12 +52,16 @@ class Task:
         Rows whose error chooses the epoch; none: the last epoch is taken.
     last_epoch
         Where the training ends, if not with the schedule.
+    taught
+        What a teacher says of each polymer of the block, in the unit of the property; read where
+        a polymer of the training has no label. None: there is no teacher.
     """
 
     rows: PropertyRows
     train: Indices
     watched: Indices
     last_epoch: int | None = None
+    taught: Values | None = None
 
 
 @dataclass(slots=True)
@@ -132,7 +136,8 @@ class Training:
     """Network, averaged network, optimizer and the stream of batches of one training.
 
     Trained on are polymers; the labels of a polymer's rows have one mean, which weighs as many as
-    they are. So the gradient is that of the rows.
+    they are. So the gradient is that of the rows. Where a polymer has no label, a teacher's word
+    stands for one, with a weight of its own.
     """
 
     def __init__(
@@ -151,7 +156,13 @@ class Training:
             place = np.searchsorted(self.sample, task.rows.sample[task.train])
             np.add.at(z[:, column], place, scaler.to_z(task.rows.value[task.train]))
             np.add.at(weight[:, column], place, 1.0)
-        self.z_ET = torch.from_numpy((z / np.maximum(weight, 1.0)).astype(np.float32))
+        z /= np.maximum(weight, 1.0)
+        for column, (task, scaler) in enumerate(zip(tasks, self.scalers, strict=True)):
+            if task.taught is not None:
+                (place,) = (weight[:, column] == 0).nonzero()
+                z[place, column] = scaler.to_z(task.taught[self.sample[place]])
+                weight[place, column] = config.teacher_weight
+        self.z_ET = torch.from_numpy(z.astype(np.float32))
         self.weight_ET = torch.from_numpy(weight.astype(np.float32))
         self.model = _initial_model(config, len(tasks))
         self.averaged = copy.deepcopy(self.model).requires_grad_(False).eval()

@@ -41,6 +41,10 @@ class FoldConfig:
     warmup_fraction, decay_fraction
         Shares of the steps of all `num_epochs` over which the learning rate rises to `lr` at the
         beginning, and falls to a twentieth of it at the end.
+    teacher_weight
+        Weight, against that of a label, of what `gp-trees` says of a training polymer that has no
+        label of a property: the teacher of a joint network, fitted to the same training folds.
+        0: none.
     ema_decay
         Per-step decay of the averaged weights that are evaluated and kept; 0: no averaging.
     """
@@ -54,6 +58,7 @@ class FoldConfig:
     weight_decay: float = 0.01
     warmup_fraction: float = 0.05
     decay_fraction: float = 0.0
+    teacher_weight: float = 0.0
     ema_decay: float = 0.99
     inner_fraction: float = 0.15
     patience: int = 15
@@ -66,8 +71,9 @@ class FoldConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if not self.lr > 0:
             raise ValueError(f"lr={self.lr} must be above 0")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay={self.weight_decay} must not be negative")
+        for name in ("weight_decay", "teacher_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         for name in ("warmup_fraction", "decay_fraction", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1)")

@@ -161,6 +161,11 @@ class FinetuneConfig(FoldConfig):
         if self.star_strategy != "link" and self.save_model:
             # A saved model would be given graphs of the exact chain.
             raise ValueError(f"star_strategy={self.star_strategy} needs save_model=false")
+        if self.teacher_weight and not self.joint:
+            raise ValueError(
+                f"teacher_weight={self.teacher_weight} needs joint=true: of one property alone, "
+                "every training polymer has its label"
+            )
         if self.search is not None:
             if self.search not in SEARCHES:
                 raise ValueError(f"search={self.search} must be one of {', '.join(SEARCHES)}")
@@ -307,6 +312,7 @@ def load_study(config: FinetuneConfig, sets: list[LabelledSet], rejects: list[Re
         )
         kept_folds[name] = fold[has]
     _write_rejects(rejects, run_dir / REJECTS_FILE)
+    needs_chains = GP_TREES in config.baselines or config.teacher_weight > 0
     return Study(
         config=replace(config, pretrained=pretrained_path(config)),
         properties=[labelled.property for labelled, _ in chosen.values()],
@@ -314,7 +320,7 @@ def load_study(config: FinetuneConfig, sets: list[LabelledSet], rejects: list[Re
         folds=kept_folds,
         block=block,
         schema=model_schema(config.model),
-        chains=load_chains(run_dir, sets, folds, names) if GP_TREES in config.baselines else None,
+        chains=load_chains(run_dir, sets, folds, names) if needs_chains else None,
     )
 
 

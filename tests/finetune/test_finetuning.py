@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -173,6 +174,41 @@ def test_a_joint_network_bans_the_test_polymers_from_all_properties(two, monkeyp
         assert other.prediction == one.prediction
         assert other.curve == one.curve
         assert other.r2 != one.r2
+
+
+def test_a_teacher_speaks_where_a_training_polymer_has_no_label(two):
+    block, parts, folds = two
+    config = fold_config(teacher_weight=0.5)
+    taught = [np.full(COUNT, 1e3), np.full(COUNT, -1e3)]
+    tasks = [
+        fitting.Task(p, np.flatnonzero(f != 1), np.arange(0), taught=t)
+        for p, f, t in zip(parts, folds, taught, strict=True)
+    ]
+    training = fitting.Training(config, block, tasks, np.random.default_rng(0))
+    plain = [replace(task, taught=None) for task in tasks]
+    without = fitting.Training(config, block, plain, np.random.default_rng(0))
+    has_label = without.weight_ET > 0
+    assert torch.equal(training.z_ET[has_label], without.z_ET[has_label])
+    assert torch.equal(training.weight_ET[has_label], without.weight_ET[has_label])
+    assert (~has_label).any(0).all()
+    assert (training.weight_ET[~has_label] == 0.5).all()
+    for column, values in enumerate(taught):
+        said = training.scalers[column].to_physical(training.z_ET[~has_label[:, column], column])
+        torch.testing.assert_close(said, torch.full_like(said, values[0]))
+
+
+def test_what_a_teacher_says_of_test_polymers_is_not_read(two):
+    block, parts, folds = two
+    config = fold_config(teacher_weight=1.0)
+    tested = np.concatenate([p.sample[f == 1] for p, f in zip(parts, folds, strict=True)])
+    values = [np.linspace(0, 1, COUNT), np.linspace(5, 0, COUNT)]
+    hidden = [np.where(np.isin(np.arange(COUNT), tested), np.nan, v) for v in values]
+    first = finetune_jointly(config, block, parts, folds, 1, 0, taught=values)
+    again = finetune_jointly(config, block, parts, folds, 1, 0, taught=hidden)
+    untaught = finetune_jointly(config, block, parts, folds, 1, 0)
+    for one, same, other in zip(first, again, untaught, strict=True):
+        assert same.prediction == one.prediction
+        assert other.prediction != one.prediction
 
 
 def test_each_property_of_a_joint_network_has_its_best_epoch_and_its_unit(two):

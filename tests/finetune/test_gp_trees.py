@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mips_dist.train.cells import NETWORK_SHARE, ensemble_results, run_cells
-from mips_dist.train.results import Cell, FoldResult, regression_scores
+from mips_dist.train.results import NETWORK, Cell, FoldResult, regression_scores
 from mips_dist.train.study import FinetuneConfig, Study, load_study, read_sets
 from mips_dist.train.study_chains import SOURCE_PROPERTY, load_chains
 from tests.finetune.learnable import label, labelled_set, tiny_model, write_csv
@@ -53,6 +53,44 @@ def test_no_label_of_the_test_fold_is_read(study: Study) -> None:
     blind = replace(study, rows={"oxygen": replace(rows, value=hidden)})
     assert run_cells(blind, [cell(1)])[0].prediction == run_cells(study, [cell(1)])[0].prediction
     assert run_cells(blind, [cell(0)])[0].prediction != run_cells(study, [cell(0)])[0].prediction
+
+
+def test_the_teacher_of_a_joint_network_sees_no_label_of_the_test_fold(
+    study: Study, tmp_path: Path
+) -> None:
+    names = polymers(COUNT)
+    values = [
+        [f"{label(p):.6f}" if i < 30 else "", f"{-label(p):.6f}" if i > 9 else ""]
+        for i, p in enumerate(names)
+    ]
+    csv = write_csv(
+        tmp_path / "two.csv",
+        ["psmiles", "a", "b"],
+        [[p, *own] for p, own in zip(names, values, strict=True)],
+    )
+    config = replace(
+        study.config,
+        input=str(csv),
+        targets=["a", "b"],
+        joint=True,
+        teacher_weight=1.0,
+        num_epochs=2,
+        baselines=["mean"],
+        run_dir=str(tmp_path / "run"),
+    )
+    Path(config.run_dir).mkdir()
+    two = load_study(config, *read_sets(config))
+    cells = [Cell(NETWORK, name, 1, 0, "strict") for name in ("a", "b")]
+    hidden = {
+        name: replace(rows, value=np.where(two.folds[name] == 1, 1e9, rows.value))
+        for name, rows in two.rows.items()
+    }
+    seen = run_cells(two, cells)
+    blind = run_cells(replace(two, rows=hidden), cells)
+    alone = run_cells(replace(two, config=replace(config, teacher_weight=0.0)), cells)
+    for one, same, other in zip(seen, blind, alone, strict=True):
+        assert same.prediction == one.prediction
+        assert other.prediction != one.prediction
 
 
 def test_the_source_shows_no_polymer_of_the_test_fold(tmp_path: Path) -> None:
