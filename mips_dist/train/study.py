@@ -356,6 +356,8 @@ def _identity(config: FinetuneConfig, sets: list[LabelledSet], folds_sha256: str
     for labelled in sets:
         labels.update(labelled.row.tobytes() + labelled.value.tobytes())
     training = {name: getattr(config, name) for name in FoldConfig.__slots__ if name != "protocol"}
+    if not config.teacher_weight:  # as before there was one
+        del training["teacher_weight"]
     identity: dict[str, Any] = {
         **training,
         "model": asdict(config.model),
