@@ -8,6 +8,7 @@ the job.
 
 import csv
 import json
+import math
 import os
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from mips_dist.train.timeline import read_sessions
 
 # Rows that take some seconds to preprocess.
 _ROWS = {"topology": 8_000, "descriptors": 1_500, "full": 400}
-_STEPS, _CHECKPOINT_EVERY = 24, 8
+_STEPS, _CHECKPOINT_EVERY, _SETTLED = 24, 8, 3
 _KEPT = 2  # checkpoints
 # As the loader has them, see `data.loader` and `data.order`: polymers of two windows in memory,
 # polymers to validate on, and bytes of one in memory (docs/gpu.md).
@@ -66,6 +67,9 @@ class Rehearsal:
         Of pre-training: until its first step begins, of a step, of a checkpoint, after the last.
     start_cpu_seconds, step_cpu_seconds
         Of all its processes.
+    growth_bytes
+        What a rank comes to hold more while its steps become e times as many: the longer it goes
+        on, the larger the largest batch that it has met.
     """
 
     rows: int
@@ -80,6 +84,7 @@ class Rehearsal:
     end_seconds: float
     start_cpu_seconds: float
     step_cpu_seconds: float
+    growth_bytes: float
 
 
 def pretrain_command(config: PlanConfig, *overrides: str) -> list[str]:
@@ -152,6 +157,7 @@ def rehearse(config: PlanConfig, texts: list[str]) -> Rehearsal:
         end_seconds=ended - session.checkpoints[_STEPS][0],
         start_cpu_seconds=first,
         step_cpu_seconds=max(0.0, last - first) / (session.last - session.first),
+        growth_bytes=_growth(session.memory),
     )
 
 
@@ -172,6 +178,8 @@ def forecast(config: PlanConfig, rehearsal: Rehearsal) -> dict[str, Cost]:
     validation = passes * held_out / config.global_batch_size / 3  # in steps
     steps = config.num_steps + validation * -(-config.num_steps // config.validate_every)
     checkpoints = -(-config.num_steps // config.checkpoint_every)
+    more_steps = max(1.0, config.num_steps / _STEPS)
+    grown = config.num_gpus * rehearsal.growth_bytes * math.log(more_steps)
     held = min(config.polymers, _IN_MEMORY) * _POLYMER_BYTES * config.num_gpus
     pretraining = Cost(
         wall_seconds=rehearsal.start_seconds
@@ -180,7 +188,7 @@ def forecast(config: PlanConfig, rehearsal: Rehearsal) -> dict[str, Cost]:
         + rehearsal.end_seconds,
         cpu_seconds=rehearsal.start_cpu_seconds + steps * rehearsal.step_cpu_seconds,
         disk_bytes=trained.disk_bytes,
-        memory_bytes=trained.memory_bytes + held,
+        memory_bytes=trained.memory_bytes + held + grown,
     )
     return {"preprocessing": preprocessing, "pre-training": pretraining}
 
@@ -238,7 +246,8 @@ def describe(config: PlanConfig, rehearsal: Rehearsal) -> list[str]:
         f"{config.global_batch_size:,}, a checkpoint every {config.checkpoint_every} steps, a "
         f"validation every {config.validate_every}",
         "- validation: a third of a step's time for each held-out polymer, twice with descriptors",
-        f"- memory: two windows of polymers a rank, {_POLYMER_BYTES:,} bytes each",
+        f"- memory: two windows of polymers a rank, {_POLYMER_BYTES:,} bytes each; "
+        f"{r.growth_bytes / 1e6:.0f} MB more a rank whenever its steps are e times as many",
     ]
     if load > cores / 2:
         lines.append(
@@ -287,6 +296,13 @@ def watch(process: "subprocess.Popen[Any]") -> list[tuple[float, float]]:
         watched.append((time.time(), sum(spent.values())))
         time.sleep(_POLL_SECONDS)
     return watched
+
+
+def _growth(memory: dict[int, float]) -> float:
+    """Return what was held more while the steps became e times as many; step -> the most held."""
+    # What the first steps take once, such as the state of the optimizer, is no growth.
+    first, last = min(step for step in memory if step >= _SETTLED), max(memory)
+    return (memory[last] - memory[first]) / math.log(last / first)
 
 
 def _cpu_at(watched: list[tuple[float, float]], when: float) -> float:

@@ -18,21 +18,26 @@ class Session:
         When its first step began.
     done
         Step -> when it was done.
-    memory_bytes
-        The most that rank 0 held.
+    memory
+        Step -> the most bytes that rank 0 had held by then.
     checkpoints
         Step -> when its checkpoint was written, and for how many s all ranks stood still for it.
     """
 
     began: float
     done: dict[int, float] = field(default_factory=dict)
-    memory_bytes: float = 0.0
+    memory: dict[int, float] = field(default_factory=dict)
     checkpoints: dict[int, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def first(self) -> int:
         """Its first step."""
         return min(self.done)
+
+    @property
+    def memory_bytes(self) -> float:
+        """The most that rank 0 held."""
+        return max(self.memory.values())
 
     @property
     def last(self) -> int:
@@ -58,8 +63,7 @@ def read_sessions(run_dir: Path, global_batch_size: int) -> list[Session]:
                 if session is None:
                     session = Session(now - global_batch_size / speed)
                 session.done[step] = now
-                memory = values["perf/memory_gib"] * _GIB
-                session.memory_bytes = max(session.memory_bytes, memory)
+                session.memory[step] = values["perf/memory_gib"] * _GIB
             if session is not None and "perf/checkpoint_s" in values:
                 session.checkpoints[step] = (now, values["perf/checkpoint_s"])
         if session is not None:

@@ -1,5 +1,6 @@
 """A plan for this machine: what the rehearsal runs is the job, and what follows from it adds up."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -31,6 +32,7 @@ MEASURED = Rehearsal(
     end_seconds=2.0,
     start_cpu_seconds=12.0,
     step_cpu_seconds=0.15,
+    growth_bytes=2e7,
 )
 SETTINGS = ("content=topology", "polymers=10400", "num_steps=1000", "global_batch_size=52")
 
@@ -65,6 +67,8 @@ def test_what_follows_is_the_rest_of_the_job():
     steps = 1000 + 2 * 10 / 3
     assert trained.wall_seconds == pytest.approx(8 + steps * 0.1 + 10 * 0.5 + 2)
     assert trained.cpu_seconds == pytest.approx(12 + steps * 0.15)
+    windows = 2 * 10_400 * 2_200
+    assert trained.memory_bytes == pytest.approx(1e9 + windows + 2 * 2e7 * math.log(1000 / 24))
     twice = forecast(settings("polymers=20800", "num_steps=2000"), replace(MEASURED, rows=400))
     assert twice["preprocessing"].disk_bytes == 2 * prepared.disk_bytes
     assert twice["pre-training"].wall_seconds > trained.wall_seconds
@@ -80,7 +84,8 @@ def test_a_rehearsal_measures_everything():
     )  # fmt: skip
     found = rehearse(config, polymers(80))
     assert found.rows == 80
-    numbers = [getattr(found, name) for name in Rehearsal.__slots__]
+    assert found.growth_bytes >= 0
+    numbers = [getattr(found, name) for name in Rehearsal.__slots__ if name != "growth_bytes"]
     flat = [n for n in numbers if not isinstance(n, Cost)]
     assert all(n > 0 for n in flat), found
     for cost in (found.preprocessing, found.pretraining):
