@@ -26,8 +26,8 @@ CURVES = {
     "val/class_entropy": ("class_entropy", "class entropy", "#5b8c3a"),
 }
 COLUMNS = ["step", *(column for column, _, _ in CURVES.values())]
-WIDTH, HEIGHT = 640, 360
-LEFT, RIGHT, TOP, BOTTOM = 56, 16, 14, 40
+WIDTH, HEIGHT = 650, 360
+LEFT, RIGHT, TOP, BOTTOM = 56, 26, 14, 40
 TICKS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 Points = list[tuple[int, float]]

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mips_dist.train.baselines import baseline_features, fit_predict
 from mips_dist.train.calibrate import HeldOut, calibrate
 from mips_dist.train.finetuning import finetune_all, finetune_jointly, inner_polymers
 from mips_dist.train.fitting import FittedModel, OnEpoch
+from mips_dist.train.fold_config import PROTOCOLS
 from mips_dist.train.results import (
     CHEMPROP,
     ENSEMBLE,
@@ -179,23 +181,23 @@ def _scored(
 
 def best_model(config: FinetuneConfig) -> str:
     """Return the name of the model that is left for use: the ensemble where there is one."""
-    is_ensemble = GP_TREES in config.baselines and config.protocol == "strict"
-    return ENSEMBLE if is_ensemble else NETWORK
+    return ENSEMBLE if GP_TREES in config.baselines else NETWORK
 
 
 def ensemble_results(study: Study, results: Mapping[Cell, FoldResult]) -> list[FoldResult]:
     """Return the ensemble's results on the folds where all of its members are finished.
 
-    It is the mean of the networks of all seeds, averaged with `gp-trees`. Nothing of it is chosen
-    on any fold, and its predictions follow from those of its members, so it is never in the ledger.
+    It is the mean of the networks of all seeds, averaged with `gp-trees`; its protocol is that of
+    the networks. Nothing else of it is chosen on any fold, and its predictions follow from those of
+    its members, so it is never in the ledger.
     """
     config = study.config
     if best_model(config) != ENSEMBLE:
         return []
     found = []
-    for prop in study.properties:
+    for prop, protocol in product(study.properties, PROTOCOLS):
         for fold in range(config.num_folds):
-            networks = [Cell(NETWORK, prop.name, fold, s, "strict") for s in config.seeds]
+            networks = [Cell(NETWORK, prop.name, fold, s, protocol) for s in config.seeds]
             chain = Cell(GP_TREES, prop.name, fold, 0, "strict")
             if any(cell not in results for cell in [*networks, chain]):
                 continue
@@ -204,7 +206,7 @@ def ensemble_results(study: Study, results: Mapping[Cell, FoldResult]) -> list[F
             other = results[chain]
             prediction = NETWORK_SHARE * network + (1 - NETWORK_SHARE) * np.array(other.prediction)
             seconds = sum(member.seconds for member in [*members, other])
-            cell = Cell(ENSEMBLE, prop.name, fold, 0, "strict")
+            cell = Cell(ENSEMBLE, prop.name, fold, 0, protocol)
             found.append(_scored(study, cell, prediction, other.num_train, seconds))
     return found
 
@@ -224,8 +226,11 @@ def held_out_predictions(
         With all cells of the property.
     """
     folds = study.folds[name]
+    wanted = name, study.config.protocol
     ensemble = {
-        r.fold: r.prediction for r in ensemble_results(study, results) if r.property == name
+        r.fold: r.prediction
+        for r in ensemble_results(study, results)
+        if (r.property, r.protocol) == wanted
     }
     predictions = np.empty(len(folds))
     for fold in range(study.config.num_folds):

@@ -137,6 +137,15 @@ def test_the_ensemble_is_the_mean_of_its_members_where_all_are_there(study: Stud
         )
     (only,) = ensemble_results(study, results)
     assert only.cell() == Cell("mips-ensemble", "oxygen", 0, 0, "strict")
+    # Networks of the other protocol make an ensemble of that one, with the same gp-trees.
+    paper = {
+        key._replace(protocol="paper"): replace(result, protocol="paper")
+        for key, result in results.items()
+        if key.model == "mips"
+    }
+    both = ensemble_results(study, results | paper)
+    assert [r.protocol for r in both] == ["strict", "paper"]
+    assert both[1].prediction == only.prediction
     of = {key[0:4:3]: np.array(r.prediction) for key, r in results.items() if key.fold == 0}
     network = (of["mips", 0] + of["mips", 5]) / 2
     expected = NETWORK_SHARE * network + (1 - NETWORK_SHARE) * of["gp-trees", 0]
