@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from mips_dist.train.plan_config import PRICES, PlanConfig
 from mips_dist.train.scaling import ModelSize
 
-# Measured on a million generated polymers like those of PI1M: 2 cores, 2026-11 (docs/log.md).
-CORE_HOURS_PER_MILLION = {"full": 8.1, "descriptors": 2.5, "topology": 0.4}
-BYTES_PER_POLYMER = {"full": 1_380, "descriptors": 580, "topology": 340}  # of a shard
+# Measured on a million generated polymers like those of PI1M: 2 cores, 2026-11 (docs/log.md); xtb
+# on 160.
+CORE_HOURS_PER_MILLION = {"xtb": 135.0, "full": 8.1, "descriptors": 2.5, "topology": 0.4}
+BYTES_PER_POLYMER = {"xtb": 2_000, "full": 1_380, "descriptors": 580, "topology": 340}  # of a shard
 _DRIVER_SECONDS_PER_MILLION = 22.0  # of preprocessing's one driver, topology
-_POLYMERS_PER_SHARD = {"full": 8_192, "descriptors": 65_536, "topology": 65_536}
+_POLYMERS_PER_SHARD = {"xtb": 2_048, "full": 8_192, "descriptors": 65_536, "topology": 65_536}
 # Measured by scripts/bench_index.py, 2026-11-26: what a rank holds of each polymer, the most that
 # it held while it began, and the CPU time of that.
 INDEX_BYTES, INDEX_PEAK_BYTES = 24, 26

@@ -6,7 +6,7 @@ from mips_dist.model.mips import MipsConfig
 from mips_dist.train.pretrain_config import PRECISIONS
 from mips_dist.train.zero import ZeroConfig
 
-CONTENTS = ("full", "descriptors", "topology")
+CONTENTS = ("xtb", "full", "descriptors", "topology")
 PRICES = (
     "price_gpu_hour",
     "price_machine_hour",

@@ -26,7 +26,7 @@ from mips_dist.train.plan_config import PlanConfig
 from mips_dist.train.timeline import read_sessions
 
 # Rows that take some seconds to preprocess.
-_ROWS = {"topology": 8_000, "descriptors": 1_500, "full": 400}
+_ROWS = {"topology": 8_000, "descriptors": 1_500, "full": 400, "xtb": 60}
 _STEPS, _CHECKPOINT_EVERY, _SETTLED = 24, 8, 3
 _KEPT = 2  # checkpoints
 # As the loader has them, see `data.loader` and `data.order`: polymers of two windows in memory,

@@ -4,12 +4,13 @@ import math
 
 import pytest
 
+from mips_dist.chem import descriptors
 from mips_dist.config import compose
 from mips_dist.errors import UsageError
 from mips_dist.train import cluster
 from mips_dist.train.batch_plan import plan_batches
 from mips_dist.train.plan import is_recorded, layer_overhead, model_size, plan, predict
-from mips_dist.train.plan_config import PRICES, PlanConfig
+from mips_dist.train.plan_config import CONTENTS, PRICES, PlanConfig
 
 BASE = ("model=base", "num_gpus=16", "gpus_per_node=8")
 
@@ -111,3 +112,9 @@ def test_the_plan_gives_the_step_that_it_was_fitted_to():
     config = settings("num_gpus=1")
     step = predict(config, model_size(config.model), 1, plan_batches(1024, 0, 1, 1024))
     assert 1e3 * step.total == pytest.approx(15.69 + 0.2, abs=0.1)
+
+
+def test_every_content_of_shards_can_be_planned() -> None:
+    assert set(CONTENTS) == set(descriptors.CONTENTS)
+    for content in CONTENTS:
+        assert f"content={content}; " in "\n".join(plan(settings(f"content={content}")))
