@@ -41,7 +41,7 @@ def lock_file(path: Path, folder: str, action: str) -> IO[str]:
             if time.monotonic() > deadline:
                 lock.close()
                 raise MipsError(
-                    f"another process is {action} {folder} on this machine; wait for it or stop it"
+                    f"another process is {action} {folder}; wait for it or stop it"
                 ) from None
         if not is_waiting:
             print(f"{folder} is in use, waiting up to {LOCK_SECONDS:.0f} s for it", flush=True)

@@ -122,7 +122,7 @@ class WorkingCopy:
         if self.is_remote:
             print(f"{self}: working in {self.path}", flush=True)
             self._home.mkdir(parents=True, exist_ok=True)
-            self._lock = lock_file(self._home / "lock", str(self), "working on")
+            self._take_lock()
             self._pull(self._history.newest())
         return self
 
@@ -130,9 +130,12 @@ class WorkingCopy:
         """Have the state of a number, written by a process of another host, to read from."""
         if self.is_remote and number and self._marked() != self._history.read(number).digest:
             self._home.mkdir(parents=True, exist_ok=True)
-            self._lock = lock_file(self._home / "lock", str(self), "working on")
+            self._take_lock()
             self._pull(number)
             self._drop_lock()
+
+    def _take_lock(self) -> None:
+        self._lock = lock_file(self._home / "lock", f"{self} on this machine", "working on")
 
     def _drop_lock(self) -> None:
         if self._lock is not None:
