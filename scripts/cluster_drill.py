@@ -41,6 +41,8 @@ def main() -> int:
     parser.add_argument("--subnet", type=int, default=80, help="10.SUBNET.0.0/24 of the hosts")
     parser.add_argument("--launch", action="store_true", help="`ray up` and what follows instead")
     given = parser.parse_args()
+    if given.launch and ROOT.is_relative_to("/tmp"):
+        raise SystemExit(f"error: hosts of --launch do not see {ROOT}; clone outside of /tmp")
     json_file = given.json.resolve() if given.json else None
     scratch = Path(tempfile.mkdtemp(prefix="mips-cluster-", dir="/var/tmp"))
     folder = given.output.resolve() if given.output else scratch
