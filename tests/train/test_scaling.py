@@ -164,7 +164,7 @@ def test_memory_is_that_of_the_states(stage):
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("content=all", "content=all must be one of full, descriptors, topology"),
+        ("content=all", "content=all must be one of xtb, full, descriptors, topology"),
         ("nvlink_gb_s=0", "nvlink_gb_s=0.0 must be above 0"),
         ("network_gb_s=inf", "network_gb_s=inf must be above 0"),
         ("latency_us=-1", "latency_us=-1.0 must not be negative"),
