@@ -38,7 +38,8 @@ def plan(
     between GPUs nvlink_gb_s (inside a machine), network_gb_s (of a machine to
     others), latency_us.
 
-    From what: polymers (of the corpus), content (full, descriptors, topology).
+    From what: polymers (of the corpus), content (xtb, full, descriptors,
+    topology).
 
     With --rehearse FILE (csv or parquet with a column of P-SMILES) the plan is
     for the machine where it is typed, on num_gpus ranks: the real commands do
