@@ -95,9 +95,10 @@ def _taught(study: Study, names: list[str], fold: int | None) -> list[Values] | 
     fold
         The test fold, which it knows nothing of; None: it is fitted to all rows.
     """
-    chains = study.chains
-    if not study.config.teacher_weight or chains is None:
+    if not study.config.teacher_weight:
         return None
+    chains = study.chains
+    assert chains is not None  # `load_study` has them where there is a teacher
     train = [np.flatnonzero(study.folds[name] != (-1 if fold is None else fold)) for name in names]
     taught_of = np.unique(
         np.concatenate([study.rows[n].sample[own] for n, own in zip(names, train, strict=True)])
