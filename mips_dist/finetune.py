@@ -36,6 +36,7 @@ from mips_dist.train.cells import (
     write_curve,
 )
 from mips_dist.train.environment import record_environment
+from mips_dist.train.finetune_config import FinetuneConfig
 from mips_dist.train.results import (
     ENSEMBLE,
     GP_TREES,
@@ -49,7 +50,6 @@ from mips_dist.train.study import (
     REJECTS_FILE,
     STAYS,
     UNPUBLISHED,
-    FinetuneConfig,
     Study,
     load_study,
     open_run_dir,

@@ -7,8 +7,8 @@ import pytest
 
 from mips_dist.config import compose, configs_dir, run, save_resolved
 from mips_dist.errors import MipsError, UsageError
+from mips_dist.train.finetune_config import FinetuneConfig
 from mips_dist.train.pretrain_config import PretrainConfig
-from mips_dist.train.study import FinetuneConfig
 from preprocess.pipeline import PreprocessConfig
 
 SCHEMAS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "preprocess": PreprocessConfig}

@@ -165,8 +165,8 @@ def test_bad_settings_are_usage_errors(override: str, match: str) -> None:
 
 @pytest.mark.parametrize("name", ["finetune", "pretrain"])
 def test_bad_settings_of_models_are_usage_errors(name: str) -> None:
+    from mips_dist.train.finetune_config import FinetuneConfig
     from mips_dist.train.pretrain_config import PretrainConfig
-    from mips_dist.train.study import FinetuneConfig
 
     schema = {"finetune": FinetuneConfig, "pretrain": PretrainConfig}[name]
     for override in ("model.num_conformers=0", "model.conformer_backend=abacus"):

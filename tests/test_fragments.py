@@ -15,7 +15,7 @@ from mips_dist.config import compose
 from mips_dist.data.schema import feature_schema, known_schema
 from mips_dist.errors import MipsError, UsageError
 from mips_dist.model.bundle import load_bundle, save_bundle
-from mips_dist.train.study import FinetuneConfig
+from mips_dist.train.finetune_config import FinetuneConfig
 from mips_dist.use.fragments import FragmentEffect, divide, fragments_file, page, summarize
 from mips_dist.use.predict import predict_value
 from tests.model.hand import property_model

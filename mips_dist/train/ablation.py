@@ -19,8 +19,8 @@ from mips_dist.config import configs_dir, replaced
 from mips_dist.data.files import write_atomically
 from mips_dist.errors import UsageError
 from mips_dist.train.ablation_plot import draw_component
+from mips_dist.train.finetune_config import FinetuneConfig, slug
 from mips_dist.train.results import NETWORK
-from mips_dist.train.study import FinetuneConfig, slug
 from mips_dist.train.tables import ALL_SETS, Summary
 
 ABLATION_FILE = "ablation.yaml"

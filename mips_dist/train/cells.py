@@ -19,6 +19,7 @@ from mips_dist.model.bundle import CALIBRATION, METRICS, Partner, is_complete, s
 from mips_dist.threads import one_thread
 from mips_dist.train.baselines import baseline_features, fit_predict
 from mips_dist.train.calibrate import HeldOut, calibrate
+from mips_dist.train.finetune_config import FinetuneConfig, slug
 from mips_dist.train.finetuning import finetune_all, finetune_jointly, inner_polymers
 from mips_dist.train.fitting import FittedModel, OnEpoch
 from mips_dist.train.fold_config import PROTOCOLS
@@ -31,7 +32,7 @@ from mips_dist.train.results import (
     FoldResult,
     regression_scores,
 )
-from mips_dist.train.study import FinetuneConfig, Study, slug
+from mips_dist.train.study import Study
 from mips_dist.train.tables import Summary
 
 # Of the ensemble; `gp-trees` has the rest. Chosen on other folds (fold_seed 20), see docs/log.md.

@@ -42,8 +42,33 @@ class ChainRows:
     value: Values
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The process of another property, whose word is a feature.
+
+    Attributes
+    ----------
+    process
+        Fitted to the source's training rows.
+    left_out
+        Place in the features -> what it says of that polymer of its own without its label.
+    """
+
+    process: GaussianProcess
+    left_out: dict[int, float]
+
+
+def fit_source(chain: ChainFeatures, rows: ChainRows, seed: int) -> Source:
+    """Fit the source to its training rows: none may be of a polymer that is tested."""
+    is_small = chain.num_atoms()[rows.polymer] <= MAX_SOURCE_ATOMS
+    polymer, value = rows.polymer[is_small], rows.value[is_small]
+    own = chain.select(polymer)
+    process, left_out = fit_gaussian_process(own.environments, blocks_of(own), value, seed)
+    return Source(process, dict(zip(polymer.tolist(), left_out.tolist(), strict=True)))
+
+
 def fit_chain_model(
-    chain: ChainFeatures, rows: ChainRows, source: ChainRows | None, seed: int
+    chain: ChainFeatures, rows: ChainRows, source: Source | None, seed: int
 ) -> ChainModel:
     """Fit both parts to rows of one property.
 
@@ -54,20 +79,21 @@ def fit_chain_model(
     rows
         Training rows; no others are looked at.
     source
-        Training rows of the source property: none may be of a polymer that is tested.
+        Fitted without any polymer that is tested.
     seed
         Of the forest, and of the rows that choose the hyperparameters.
     """
     own = chain.select(rows.polymer)
     blocks = blocks_of(own)
-    source_process: GaussianProcess | None = None
     if source is not None:
-        source_process, known = _fit_source(chain, source, seed)
-        predicted = source_process.predict(own.environments, blocks)
+        predicted = source.process.predict(own.environments, blocks)
         # What the source says of its own rows is their label: without it they would look alike to
         # polymers that it does not know in training, and not in use.
         predicted = np.array(
-            [known.get(p, v) for p, v in zip(rows.polymer.tolist(), predicted, strict=True)]
+            [
+                source.left_out.get(p, v)
+                for p, v in zip(rows.polymer.tolist(), predicted, strict=True)
+            ]
         )
         blocks[SOURCE] = predicted[:, None].astype(np.float32)
     process, _ = fit_gaussian_process(own.environments, blocks, rows.value, seed)
@@ -83,15 +109,5 @@ def fit_chain_model(
         n_jobs=1,
     )
     forest = Forest.of(trees.fit(x[:, columns], rows.value))
+    source_process = None if source is None else source.process
     return ChainModel(process, forest, columns, fill[columns], source_process)
-
-
-def _fit_source(
-    chain: ChainFeatures, source: ChainRows, seed: int
-) -> tuple[GaussianProcess, dict[int, float]]:
-    """Fit the source's process; return it and what it says of its polymers without their labels."""
-    is_small = chain.num_atoms()[source.polymer] <= MAX_SOURCE_ATOMS
-    polymer, value = source.polymer[is_small], source.value[is_small]
-    own = chain.select(polymer)
-    process, left_out = fit_gaussian_process(own.environments, blocks_of(own), value, seed)
-    return process, dict(zip(polymer.tolist(), left_out.tolist(), strict=True))

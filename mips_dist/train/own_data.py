@@ -21,10 +21,11 @@ from mips_dist.data.block import stack
 from mips_dist.data.properties import LabelledSet, Reject
 from mips_dist.errors import MipsError
 from mips_dist.train.cells import model_dir, study_cells
+from mips_dist.train.finetune_config import FinetuneConfig
 from mips_dist.train.finetuning import finetune_all
 from mips_dist.train.fold_config import PropertyRows
 from mips_dist.train.results import ENSEMBLE, NETWORK, read_lines
-from mips_dist.train.study import LEDGER_FILE, REJECTS_FILE, FinetuneConfig, read_sets
+from mips_dist.train.study import LEDGER_FILE, REJECTS_FILE, read_sets
 
 MIN_POLYMERS = 20  # four in a fold: with fewer, the score of a fold says nothing
 # Of the estimate: polymers that are timed, the epochs that a fold takes (patience ends most of them

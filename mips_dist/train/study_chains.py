@@ -2,7 +2,7 @@
 
 import hashlib
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from mips_dist.data.files import replacing
 from mips_dist.data.folds import Fold
 from mips_dist.data.properties import LabelledSet
 from mips_dist.model.chain_model import ChainModel
-from mips_dist.train.gp_trees import ChainRows, fit_chain_model
+from mips_dist.train.gp_trees import ChainRows, Source, fit_chain_model, fit_source
 
 CHAINS_FILE = "chain_features.npz"
 SOURCE_PROPERTY = "egc"  # the largest of the eight sets; the others gain from it
@@ -38,6 +38,8 @@ class StudyChains:
     place: dict[str, int]
     source: ChainRows | None
     source_fold: Fold | None
+    # By test fold and seed: a teacher asks the same source for every property.
+    _sources: dict[tuple[int | None, int], Source] = field(default_factory=dict, init=False)
 
     def fit(
         self, name: str, canonicals: list[str], value: Values, fold: int | None, seed: int
@@ -53,14 +55,20 @@ class StudyChains:
         fold
             The test fold, whose polymers the source must not show either; None: no test.
         """
-        source = None
-        if self.source is not None and self.source_fold is not None and name != SOURCE_PROPERTY:
-            kept = (
-                np.ones(len(self.source.value), bool) if fold is None else self.source_fold != fold
-            )
-            source = ChainRows(self.source.polymer[kept], self.source.value[kept])
+        source = None if name == SOURCE_PROPERTY else self._source(fold, seed)
         rows = ChainRows(self.places(canonicals), value)
         return fit_chain_model(self.features, rows, source, seed)
+
+    def _source(self, fold: int | None, seed: int) -> Source | None:
+        if self.source is None or self.source_fold is None:
+            return None
+        if (fold, seed) not in self._sources:
+            kept = (
+                np.ones(len(self.source_fold), bool) if fold is None else self.source_fold != fold
+            )
+            rows = ChainRows(self.source.polymer[kept], self.source.value[kept])
+            self._sources[fold, seed] = fit_source(self.features, rows, seed)
+        return self._sources[fold, seed]
 
     def places(self, canonicals: list[str]) -> Indices:
         """Return the places of polymers in `features`."""

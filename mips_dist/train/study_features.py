@@ -5,7 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from mips_dist.chem.sample import Sample, content_for
 from mips_dist.chem.stars import StarStrategy, build_star_graphs
@@ -16,13 +16,11 @@ from mips_dist.data.remote import shown
 from mips_dist.data.schema import check_shards, model_schema
 from mips_dist.data.shards import MANIFEST_NAME, load, read_manifest
 from mips_dist.errors import MipsError
-
-if TYPE_CHECKING:
-    from mips_dist.train.study import FinetuneConfig
+from mips_dist.train.finetune_config import FinetuneConfig
 
 
 def read_features(
-    config: "FinetuneConfig", sets: list[LabelledSet]
+    config: FinetuneConfig, sets: list[LabelledSet]
 ) -> tuple[PolymerBlock, dict[str, str]]:
     """Return the polymers of some sets with their features, and why any of them has none."""
     needed = sorted({canonical for labelled in sets for canonical in labelled.canonical})
@@ -51,7 +49,7 @@ def read_features(
     return block, reasons
 
 
-def _with_star_graphs(block: PolymerBlock, config: "FinetuneConfig") -> PolymerBlock:
+def _with_star_graphs(block: PolymerBlock, config: FinetuneConfig) -> PolymerBlock:
     """Replace the exact graphs by those of another star strategy; descriptors stay."""
     graphs = build_star_graphs(
         block.psmiles, cast(StarStrategy, config.star_strategy), config.model.max_hops
@@ -60,7 +58,7 @@ def _with_star_graphs(block: PolymerBlock, config: "FinetuneConfig") -> PolymerB
     return replace(drawn, descriptors=block.descriptors, descriptor_valid=block.descriptor_valid)
 
 
-def _preprocess(config: "FinetuneConfig", canonicals: list[str], shards: Path) -> None:
+def _preprocess(config: FinetuneConfig, canonicals: list[str], shards: Path) -> None:
     """Run the preprocessing application on the distinct polymers, in a process of its own."""
     structures = Path(config.run_dir) / "structures.csv"
     write_atomically(structures, "\n".join([PSMILES_COLUMN, *canonicals]) + "\n")
@@ -84,7 +82,7 @@ def _preprocess(config: "FinetuneConfig", canonicals: list[str], shards: Path) -
         raise MipsError(f"preprocessing of {structures} failed (exit code {code}); see above")
 
 
-def _shard_rejects(config: "FinetuneConfig", shards: Path) -> dict[str, str]:
+def _shard_rejects(config: FinetuneConfig, shards: Path) -> dict[str, str]:
     """Return canonical -> reason of the polymers that preprocessing of structures.csv rejected."""
     structures = Path(config.run_dir) / "structures.csv"
     if config.shards is not None or not structures.exists():

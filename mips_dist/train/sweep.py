@@ -20,6 +20,7 @@ from mips_dist.config import replaced
 from mips_dist.data.files import write_atomically
 from mips_dist.data.working_copy import WorkingCopy
 from mips_dist.errors import MipsError
+from mips_dist.train.finetune_config import slug
 from mips_dist.train.finetuning import finetune_fold
 from mips_dist.train.search_space import (
     LEDGER,
@@ -32,7 +33,7 @@ from mips_dist.train.search_space import (
     rounded,
     sample,
 )
-from mips_dist.train.study import Study, slug
+from mips_dist.train.study import Study
 from mips_dist.train.trials import RayTrials, result_or_failure
 
 # What Tune is told of a point whose training fails: worse than any that learns something.

@@ -29,8 +29,9 @@ from mips_dist.errors import MipsError
 from mips_dist.own_ray import private_environment
 from mips_dist.train.board import Board
 from mips_dist.train.cells import run_cells, train_models
+from mips_dist.train.finetune_config import FinetuneConfig
 from mips_dist.train.results import Cell, FoldResult
-from mips_dist.train.study import FinetuneConfig, Study
+from mips_dist.train.study import Study
 from mips_dist.train.tables import Summary
 
 RAY_ENVIRONMENT = {

@@ -22,7 +22,8 @@ from mips_dist.train.ablation import (
     run_configs,
     write_ablation,
 )
-from mips_dist.train.study import FinetuneConfig, load_study, read_sets
+from mips_dist.train.finetune_config import FinetuneConfig
+from mips_dist.train.study import load_study, read_sets
 from mips_dist.train.tables import ALL_SETS, Summary
 from tests.finetune.learnable import label, tiny_model, write_csv
 from tests.shard_folder import polymers, write_shards

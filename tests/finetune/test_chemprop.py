@@ -10,9 +10,10 @@ import pytest
 from mips_dist.config import run
 from mips_dist.finetune import main
 from mips_dist.train.cells import run_cells
+from mips_dist.train.finetune_config import FinetuneConfig
 from mips_dist.train.finetuning import inner_polymers
 from mips_dist.train.results import Cell, FoldResult
-from mips_dist.train.study import FinetuneConfig, Study
+from mips_dist.train.study import Study
 from tests.finetune.learnable import labelled_rows, tiny_model, write_csv
 
 needs_chemprop = pytest.mark.skipif(

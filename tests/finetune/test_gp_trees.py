@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from mips_dist.train.cells import NETWORK_SHARE, ensemble_results, run_cells
+from mips_dist.train.finetune_config import FinetuneConfig
 from mips_dist.train.results import NETWORK, Cell, FoldResult, regression_scores
-from mips_dist.train.study import FinetuneConfig, Study, load_study, read_sets
+from mips_dist.train.study import Study, load_study, read_sets
 from mips_dist.train.study_chains import SOURCE_PROPERTY, load_chains
 from tests.finetune.learnable import label, labelled_set, tiny_model, write_csv
 from tests.shard_folder import polymers, write_shards

@@ -16,9 +16,10 @@ from mips_dist.data.working_copy import WorkingCopy
 from mips_dist.errors import MipsError
 from mips_dist.train.board import Board
 from mips_dist.train.cells import run_cells
+from mips_dist.train.finetune_config import FinetuneConfig
 from mips_dist.train.fold_config import PropertyRows
 from mips_dist.train.results import Cell
-from mips_dist.train.study import FinetuneConfig, Study
+from mips_dist.train.study import Study
 from mips_dist.train.trials import MAX_DEATHS, RayTrials
 from tests.finetune.learnable import labelled_rows, tiny_model
 

@@ -12,8 +12,9 @@ from mips_dist.data.schema import known_schema
 from mips_dist.errors import MipsError, UsageError
 from mips_dist.model.bundle import load_bundle
 from mips_dist.train import own_data
+from mips_dist.train.finetune_config import FinetuneConfig
 from mips_dist.train.own_data import default_folder, finetune_file, own_config
-from mips_dist.train.study import FinetuneConfig, read_sets
+from mips_dist.train.study import read_sets
 from tests.finetune.learnable import label, write_csv
 from tests.shard_folder import polymers
 

@@ -12,8 +12,9 @@ from mips_dist.data.working_copy import WorkingCopy
 from mips_dist.errors import MipsError
 from mips_dist.finetune import _report, _summaries
 from mips_dist.train.cells import run_cells, study_cells
+from mips_dist.train.finetune_config import FinetuneConfig
 from mips_dist.train.results import Cell, Ledger
-from mips_dist.train.study import FinetuneConfig, load_study, read_sets
+from mips_dist.train.study import load_study, read_sets
 from mips_dist.train.tables import render
 from tests.finetune.learnable import label, tiny_model, write_csv
 from tests.shard_folder import polymers, write_shards

@@ -15,8 +15,9 @@ from mips_dist.config import compose, save_resolved
 from mips_dist.errors import MipsError
 from mips_dist.train.cells import run_cells, study_cells
 from mips_dist.train.environment import environment, read_environments, record_environment
+from mips_dist.train.finetune_config import FinetuneConfig
 from mips_dist.train.results import Ledger
-from mips_dist.train.study import FinetuneConfig, load_study, read_sets
+from mips_dist.train.study import load_study, read_sets
 from mips_dist.train.tables import summarize
 from mips_dist.use.report.charts import bin_edges
 from mips_dist.use.report.command import study_command

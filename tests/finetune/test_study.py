@@ -19,10 +19,11 @@ from mips_dist.errors import MipsError
 from mips_dist.finetune import _model_jobs, _summaries, main
 from mips_dist.model.bundle import load_bundle
 from mips_dist.train.cells import has_model, model_dir, study_cells, train_models
+from mips_dist.train.finetune_config import FinetuneConfig
 from mips_dist.train.finetuning import finetune_all, predict
 from mips_dist.train.fitting import FittedModel
 from mips_dist.train.results import FoldResult, Ledger
-from mips_dist.train.study import FinetuneConfig, Study, load_study, read_sets
+from mips_dist.train.study import Study, load_study, read_sets
 from mips_dist.train.tables import Summary
 from tests.finetune.learnable import label, tiny_model, write_csv
 from tests.shard_folder import polymers, write_shards

@@ -15,8 +15,9 @@ from mips_dist.data.properties import read_property
 from mips_dist.data.schema import known_schema
 from mips_dist.errors import MipsError, UsageError
 from mips_dist.finetune import main
+from mips_dist.train.finetune_config import FinetuneConfig
 from mips_dist.train.search_space import SearchLedger, read_space, sample
-from mips_dist.train.study import FinetuneConfig, Study, load_study, read_sets
+from mips_dist.train.study import Study, load_study, read_sets
 from mips_dist.train.sweep import inner_score
 from tests.finetune.learnable import label, labelled_rows, tiny_model, write_csv
 from tests.shard_folder import polymers, write_shards

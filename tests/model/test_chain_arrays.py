@@ -11,7 +11,7 @@ from mips_dist.chem.chain_features import ChainFeatures, chain_features
 from mips_dist.errors import MipsError
 from mips_dist.model.chain_arrays import load_chain_model, save_chain_model
 from mips_dist.model.chain_model import ChainModel
-from mips_dist.train.gp_trees import ChainRows, fit_chain_model
+from mips_dist.train.gp_trees import ChainRows, fit_chain_model, fit_source
 from tests.polymers import CORNER_CASES
 
 CANONICALS = sorted(set(CORNER_CASES.values()))
@@ -26,7 +26,7 @@ def chain() -> ChainFeatures:
 def model(chain: ChainFeatures) -> ChainModel:
     every = np.arange(len(CANONICALS))
     value = chain.composition[:, 0] + 0.1 * chain.topology[:, 0].astype(np.float64)
-    source = ChainRows(every[::2], np.sin(value[::2]))
+    source = fit_source(chain, ChainRows(every[::2], np.sin(value[::2])), seed=0)
     return fit_chain_model(chain, ChainRows(every[5:], value[5:]), source, seed=0)
 
 

@@ -9,8 +9,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from mips_dist.config import compose, save_resolved
 from mips_dist.errors import MipsError, UsageError
+from mips_dist.train.finetune_config import FinetuneConfig
 from mips_dist.train.pretrain_config import PretrainConfig
-from mips_dist.train.study import FinetuneConfig
 from mips_dist.use.report.command import pretraining_command
 from mips_dist.use.report.events import read_events, thinned
 from mips_dist.use.report.folder import read_config

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from mips_dist.config import compose, configs_dir
+from mips_dist.train.finetune_config import FinetuneConfig
 from mips_dist.train.pretrain_config import PretrainConfig
-from mips_dist.train.study import FinetuneConfig
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./%-]*[A-Za-z_./][A-Za-z0-9_./%-]*")
 _WORDS_OF_HYDRA = {"null", "true", "false", "yes", "no", "on", "off", "nan", "inf"}

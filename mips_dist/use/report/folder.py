@@ -18,8 +18,9 @@ from mips_dist.config import configs_dir
 from mips_dist.data.folds import FOLDS_FILE, read_folds
 from mips_dist.data.properties import BENCHMARK, Property, read_property
 from mips_dist.errors import MipsError
+from mips_dist.train.finetune_config import FinetuneConfig
 from mips_dist.train.results import NETWORK, Cell, FoldResult, read_lines, regression_scores
-from mips_dist.train.study import LEDGER_FILE, FinetuneConfig, read_sets
+from mips_dist.train.study import LEDGER_FILE, read_sets
 from mips_dist.train.tables import Summary, summarize
 
 CONFIG_FILE = "config.yaml"
