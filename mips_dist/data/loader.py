@@ -133,9 +133,15 @@ class MaskedAtomLoader:
             blocks = self._select_across(pieces, samples, parts)
         return [self._batch(block, step, hide_descriptors=False) for block in blocks]
 
-    def hold_blocks(self, most_bytes: float) -> None:
-        """Read what finds room in some bytes now, once for all processes that make batches."""
-        self._reader.hold(most_bytes)
+    def share_blocks(self, num_bytes: int) -> None:
+        """From now on let each block be decoded once for all processes that make batches.
+
+        Parameters
+        ----------
+        num_bytes
+            Of the decoded blocks that are kept for them.
+        """
+        self._reader.share(num_bytes)
 
     def pad_batches(self, steps: range) -> None:
         """From now on pad training batches to one shape, taken from those of some steps.

@@ -5,6 +5,7 @@ is checked: arrays by the CRC-32 in their archive, rows and spellings by the ind
 sha256 in the manifest.
 """
 
+import time
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -21,10 +22,13 @@ from mips_dist.data.shards import (
     no_polymer,
     read_shard_index,
 )
+from mips_dist.data.shared_blocks import SharedBlocks
 from mips_dist.data.store import REMEDY, Part, ShardStore
 from mips_dist.errors import MipsError
 
 _TOGETHER = 8  # blocks that are fetched at once
+_PATIENCE = 10.0  # seconds, with a block that another process makes
+_POLL = 0.002
 
 
 class ShardReader:
@@ -72,7 +76,7 @@ class ShardReader:
             raise no_polymer(folder)
         self.num_samples: Array = np.array([block.num_samples for _, block in self._blocks])
         self.first: Array = np.cumsum(self.num_samples) - self.num_samples
-        self._held: dict[int, PolymerBlock] = {}
+        self._shared: SharedBlocks | None = None
         self._names_crc: list[int] = []
         sizes, keys = [], []
         for shard in shards:
@@ -103,28 +107,47 @@ class ShardReader:
         """
         for start in range(0, len(blocks), _TOGETHER):
             numbers = blocks[start : start + _TOGETHER].tolist()
-            absent = [number for number in numbers if number not in self._held]
-            parts = {number: self._parts(*self._blocks[number]) for number in absent}
-            wanted = [part for of_block in parts.values() for part in of_block.values()]
-            data = iter(self._store.parts(wanted))
-            for number in numbers:
-                if number in self._held:
-                    yield self._held[number]
-                else:
-                    members = {name: next(data) for name in parts[number]}
-                    yield self._decode(number, parts[number], members)
+            yield from self._fetch(numbers) if self._shared is None else self._share(numbers)
 
-    def hold(self, most_bytes: float) -> None:
-        """Read blocks into memory for good, as many of the first ones as find room in it.
+    def share(self, num_bytes: int) -> None:
+        """From now on share decoded blocks with the processes that are forked from this one.
 
-        Processes that are forked afterwards share them.
+        Parameters
+        ----------
+        num_bytes
+            Of the blocks that are kept for them, the last ones.
         """
-        left = most_bytes
-        for number, block in enumerate(self.read(np.arange(len(self._blocks)))):
-            left -= block.num_bytes
-            if left < 0:
-                return
-            self._held[number] = block
+        self._shared = SharedBlocks(len(self._blocks), num_bytes)
+
+    def _share(self, numbers: list[int]) -> list[PolymerBlock]:
+        """Return blocks of which other processes may be making some now."""
+        assert self._shared is not None
+        found: dict[int, PolymerBlock] = {}
+        patience = time.monotonic() + _PATIENCE
+        while waiting := [number for number in numbers if number not in found]:
+            for number in waiting:
+                block = self._shared.get(number)
+                if block is None and self._shared.take(number):
+                    try:
+                        (block,) = self._fetch([number])
+                    except BaseException:
+                        self._shared.leave(number)
+                        raise
+                    self._shared.put(number, block)
+                if block is not None:
+                    found[number] = block
+            late = [number for number in waiting if number not in found]
+            if late and time.monotonic() > patience:  # its maker is slow, or dead
+                found |= zip(late, self._fetch(late), strict=True)
+            elif late:
+                time.sleep(_POLL)
+        return [found[number] for number in numbers]
+
+    def _fetch(self, numbers: list[int]) -> Iterator[PolymerBlock]:
+        parts = {number: self._parts(*self._blocks[number]) for number in numbers}
+        data = iter(self._store.parts([part for own in parts.values() for part in own.values()]))
+        for number, own in parts.items():
+            yield self._decode(number, own, {name: next(data) for name in own})
 
     def _parts(self, shard: ShardRecord, block: BlockRecord) -> dict[str, Part]:
         wanted = [TOPOLOGY, NAMES]

@@ -15,6 +15,7 @@ from mips_dist.data.prefetch import dead_workers_in_words
 from mips_dist.data.reader import ShardReader
 from mips_dist.data.schema import check_shards, model_schema
 from mips_dist.data.shards import Manifest, read_manifest
+from mips_dist.doctor.machine import memory
 from mips_dist.errors import MipsError, UsageError
 from mips_dist.model.mips import MaskedAtomModel, MipsConfig
 from mips_dist.train import engine, launcher
@@ -43,7 +44,7 @@ from mips_dist.train.zero import choose_stage
 # Small packs waste less on pairs of different polymers, large ones keep a GPU busy.
 _PACK_SIZE = {"cpu": 64, "cuda": 128}
 _MOST_LOADER_WORKERS = 8  # of a rank that has a GPU
-_HELD_BYTES = 4e9  # of polymers that the loader's processes share, some 2 kB each
+_SHARE_OF_MEMORY = 0.25  # of what is free, for decoded polymers, some 2 kB each
 _STEPS_FOR_SHAPE = 8  # steps whose batches show how large those to come will be
 
 
@@ -351,15 +352,15 @@ def open_feed(run: Run, loader: MaskedAtomLoader, first_step: int) -> Feed:
     """Let the batches from a step on come."""
     ranks = run.ranks
     on_gpu = ranks.device.type == "cuda"
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     num_workers = run.config.loader_workers
     if num_workers is None:
         # On a CPU they would take their time from the step, which takes far longer anyway.
-        local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         share = len(os.sched_getaffinity(0)) // local_size - 1
         num_workers = max(1, min(_MOST_LOADER_WORKERS, share)) if on_gpu else 0
     if num_workers:
         # Each would decode every window for its few steps of it.
-        loader.hold_blocks(_HELD_BYTES)
+        loader.share_blocks(int(_SHARE_OF_MEMORY * memory()[1] / local_size))
     steps = range(first_step, run.config.num_steps)
     if replays(run):
         loader.pad_batches(steps[:_STEPS_FOR_SHAPE])
