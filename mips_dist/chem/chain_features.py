@@ -8,6 +8,7 @@ Every value is per unit or per atom: a chain has no size.
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +47,8 @@ class ChainFeatures:
         values on the chain of three. NaN where RDKit gives none.
     bands
         (G, B) `mips_dist.chem.bands.band_descriptors`; NaN where an element has no parameters.
+    xtb
+        (G, X) `mips_dist.chem.xtb.describe_xtb`, NaN where there are none; only for `gp-trees-xtb`.
     """
 
     environments: Counts
@@ -53,6 +56,7 @@ class ChainFeatures:
     topology: Values
     descriptors: Values
     bands: Values
+    xtb: Values | None = None
 
     def num_atoms(self) -> npt.NDArray[np.int64]:
         """Return (G,) heavy atoms of the repeat unit."""
@@ -60,7 +64,12 @@ class ChainFeatures:
 
     def select(self, polymers: npt.NDArray[np.int64]) -> "ChainFeatures":
         """Return the features of some polymers, in the order given."""
-        return ChainFeatures(*(getattr(self, name)[polymers] for name in ChainFeatures.__slots__))
+        return ChainFeatures(**{name: array[polymers] for name, array in self.arrays().items()})
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the arrays that there are, by name."""
+        values = {name: getattr(self, name) for name in ChainFeatures.__slots__}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def chain_features(canonicals: list[str]) -> ChainFeatures:

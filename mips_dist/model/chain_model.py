@@ -22,8 +22,7 @@ Blocks = dict[str, npt.NDArray[np.float32]]
 
 def blocks_of(chain: ChainFeatures) -> Blocks:
     """Return the blocks of real features by name."""
-    names = [name for name in ChainFeatures.__slots__ if name != "environments"]
-    return {name: getattr(chain, name) for name in names}
+    return {name: array for name, array in chain.arrays().items() if name != "environments"}
 
 
 def forest_columns(chain: ChainFeatures, blocks: Blocks) -> npt.NDArray[np.float32]:

@@ -27,6 +27,7 @@ from mips_dist.train.results import (
     CHEMPROP,
     ENSEMBLE,
     GP_TREES,
+    GP_TREES_XTB,
     NETWORK,
     Cell,
     FoldResult,
@@ -135,7 +136,7 @@ def _run_baseline(study: Study, cell: Cell) -> FoldResult:
             prediction, epoch = fit_predict_chemprop(
                 units, rows.value, train, watched, test, cell.seed
             )
-        elif cell.model == GP_TREES:
+        elif cell.model in (GP_TREES, GP_TREES_XTB):
             prediction = _chain_prediction(study, cell, train, test)
         else:
             polymers, index = np.unique(rows.sample, return_inverse=True)
@@ -149,6 +150,8 @@ def _run_baseline(study: Study, cell: Cell) -> FoldResult:
 def _chain_prediction(study: Study, cell: Cell, train: Indices, test: Indices) -> Values:
     rows, chains = study.rows[cell.property], study.chains
     assert chains is not None
+    if cell.model == GP_TREES_XTB:
+        chains = chains.with_xtb(study.block)
     canonicals = [study.block.psmiles[i] for i in rows.sample]
     known = [canonicals[i] for i in train]
     model = chains.fit(cell.property, known, rows.value[train], cell.fold, cell.seed)

@@ -31,8 +31,9 @@ class FinetuneConfig(FoldConfig):
     shards
         Finished shards that hold these polymers, or their URL; default: made in run_dir/shards.
     baselines
-        Run on the same folds: mean, boosting, gp-trees, chemprop (if installed). With gp-trees, and
-        under `strict`, there is also the row mips-ensemble: its mean with the network.
+        Run on the same folds: mean, boosting, gp-trees; gp-trees-xtb and chemprop, if what they
+        need is installed. With gp-trees there is also the row mips-ensemble: its mean with the
+        network.
     joint
         Train one network for all properties, with a last layer for each, instead of one network
         for each property. The polymers of a test fold are banned from all of them.

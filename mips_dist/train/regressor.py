@@ -288,6 +288,5 @@ def _features(canonicals: dict[str, None]) -> tuple[dict[str, ChainFeatures], di
 
 
 def _stacked(known: dict[str, ChainFeatures]) -> ChainFeatures:
-    names = ChainFeatures.__slots__
-    parts = [np.concatenate([getattr(own, n) for own in known.values()]) for n in names]
-    return ChainFeatures(*parts)
+    each = [own.arrays() for own in known.values()]
+    return ChainFeatures(**{name: np.concatenate([own[name] for own in each]) for name in each[0]})

@@ -16,10 +16,11 @@ import numpy.typing as npt
 
 from mips_dist.errors import MipsError
 
-# Names in the tables: the network, the process and forest on features of the chain, chemprop's
-# network on the star-substituted unit, the mean of the first two.
+# Names in the tables: the network, the process and forest on features of the chain, these with
+# GFN2-xTB's as well, chemprop's network on the star-substituted unit, the mean of the first two.
 NETWORK = "mips"
 GP_TREES = "gp-trees"
+GP_TREES_XTB = "gp-trees-xtb"
 CHEMPROP = "chemprop"
 ENSEMBLE = "mips-ensemble"
 

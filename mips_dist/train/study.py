@@ -27,7 +27,7 @@ from mips_dist.data.schema import model_schema
 from mips_dist.errors import MipsError, UsageError
 from mips_dist.train.finetune_config import FinetuneConfig
 from mips_dist.train.fold_config import FoldConfig, PropertyRows, load_pretrained, pretrained_path
-from mips_dist.train.results import GP_TREES
+from mips_dist.train.results import GP_TREES, GP_TREES_XTB
 from mips_dist.train.study_chains import StudyChains, load_chains
 from mips_dist.train.study_features import read_features
 
@@ -167,7 +167,8 @@ def load_study(config: FinetuneConfig, sets: list[LabelledSet], rejects: list[Re
         )
         kept_folds[name] = fold[has]
     _write_rejects(rejects, run_dir / REJECTS_FILE)
-    needs_chains = GP_TREES in config.baselines or config.teacher_weight > 0
+    asked = {GP_TREES, GP_TREES_XTB} & set(config.baselines)
+    needs_chains = bool(asked) or config.teacher_weight > 0
     return Study(
         config=replace(config, pretrained=pretrained_path(config)),
         properties=[labelled.property for labelled, _ in chosen.values()],

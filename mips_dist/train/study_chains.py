@@ -2,13 +2,15 @@
 
 import hashlib
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mips_dist.chem.chain_features import VERSION, ChainFeatures, chain_features
+from mips_dist.data.block import PolymerBlock
 from mips_dist.data.files import replacing
 from mips_dist.data.folds import Fold
 from mips_dist.data.properties import LabelledSet
@@ -70,6 +72,14 @@ class StudyChains:
             self._sources[fold, seed] = fit_source(self.features, rows, seed)
         return self._sources[fold, seed]
 
+    def with_xtb(self, block: PolymerBlock) -> "StudyChains":
+        """Return the same with one more block of features, the descriptors `xtb` of a study."""
+        known = block.descriptors["xtb"].astype(np.float32)
+        known[~block.descriptor_valid["xtb"]] = np.nan
+        values = np.full((len(self.place), known.shape[1]), np.nan, np.float32)
+        values[self.places(block.psmiles)] = known
+        return replace(self, features=replace(self.features, xtb=values))
+
     def places(self, canonicals: list[str]) -> Indices:
         """Return the places of polymers in `features`."""
         return np.array([self.place[c] for c in canonicals], dtype=np.int64)
@@ -103,11 +113,11 @@ def _features(path: Path, canonicals: list[str]) -> ChainFeatures:
         try:
             with np.load(path, allow_pickle=False) as saved:
                 if str(saved["key"]) == key:
-                    return ChainFeatures(**{n: saved[n] for n in ChainFeatures.__slots__})
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
+                    return ChainFeatures(**{n: saved[n] for n in saved.files if n != "key"})
+        except (TypeError, ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
             pass  # damaged or of another version: made again
     features = chain_features(canonicals)
-    arrays = {name: getattr(features, name) for name in ChainFeatures.__slots__}
+    arrays: dict[str, Any] = features.arrays()
     with replacing(path) as file:
         np.savez_compressed(file, key=np.array(key), **arrays)
     return features

@@ -17,6 +17,7 @@ from mips_dist.data.schema import check_shards, model_schema
 from mips_dist.data.shards import MANIFEST_NAME, load, read_manifest
 from mips_dist.errors import MipsError
 from mips_dist.train.finetune_config import FinetuneConfig
+from mips_dist.train.results import GP_TREES_XTB
 
 
 def read_features(
@@ -31,11 +32,11 @@ def read_features(
     manifest = read_manifest(shards)
     check_shards(shown(shards), manifest, model_schema(config.model))
     block = load(shards, with_bonds=config.model.bond_path_bias, with_conformer=False)
-    lacking = set(config.model.descriptors) - set(block.descriptors)
+    lacking = set(_groups(config)) - set(block.descriptors)
     if lacking:
         raise MipsError(
-            f"{shown(shards)} lacks {', '.join(sorted(lacking))}; make shards with content=full or "
-            f"give model.descriptors=[{','.join(block.descriptors)}]"
+            f"{shown(shards)} lacks {', '.join(sorted(lacking))}; give another run_dir, or make "
+            f"shards with content={content_for(_groups(config))}"
         )
     missing = set(needed) - set(block.psmiles)
     reasons = _shard_rejects(config, own) if missing else {}
@@ -47,6 +48,11 @@ def read_features(
     if config.star_strategy != "link":
         block = _with_star_graphs(block, config)
     return block, reasons
+
+
+def _groups(config: FinetuneConfig) -> list[str]:
+    """Return the descriptor groups that the models of a study read."""
+    return config.model.descriptors + (["xtb"] if GP_TREES_XTB in config.baselines else [])
 
 
 def _with_star_graphs(block: PolymerBlock, config: FinetuneConfig) -> PolymerBlock:
@@ -65,7 +71,7 @@ def _preprocess(config: FinetuneConfig, canonicals: list[str], shards: Path) -> 
     overrides = {
         "input": str(structures.resolve()),
         "output": str(shards.resolve()),
-        "content": content_for(config.model.descriptors),
+        "content": content_for(_groups(config)),
         "max_hops": str(config.model.max_hops),
         "num_conformers": str(config.model.num_conformers),
         "conformer_backend": config.model.conformer_backend,

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mips_dist.errors import MipsError
 from mips_dist.train.cells import NETWORK_SHARE, ensemble_results, run_cells
 from mips_dist.train.finetune_config import FinetuneConfig
 from mips_dist.train.results import NETWORK, Cell, FoldResult, regression_scores
@@ -46,6 +47,50 @@ def test_it_learns_and_gives_the_same_number_again(study: Study) -> None:
     assert (again.r2, again.prediction) == (first.r2, first.prediction)
     again = load_study(study.config, *read_sets(study.config))  # features from the file
     assert run_cells(again, [cell(1)])[0].prediction == first.prediction
+
+
+def test_gp_trees_xtb_reads_what_the_shards_hold_of_xtb(study: Study) -> None:
+    """A descriptor that is the label itself, but for two polymers that have none, is found."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(len(study.block), 3)).astype(np.float16)
+    has = np.arange(len(values)) > 1
+    block = replace(
+        study.block,
+        descriptors=study.block.descriptors | {"xtb": values},
+        descriptor_valid=study.block.descriptor_valid | {"xtb": has},
+    )
+    rows = study.rows["oxygen"]
+    rows = replace(rows, value=values[rows.sample, 1].astype(float) + 5.0)
+    told = replace(study, block=block, rows={"oxygen": rows})
+    without = run_cells(told, [cell(1)])[0]
+    known = run_cells(told, [cell(1)._replace(model="gp-trees-xtb")])[0]
+    assert known.model == "gp-trees-xtb"
+    assert known.r2 > 0.5 > without.r2
+    told.block.descriptors["xtb"][:] = 0
+    assert run_cells(told, [cell(1)._replace(model="gp-trees-xtb")])[0].r2 < 0.5
+
+
+def test_a_study_of_gp_trees_xtb_makes_its_shards_with_xtb(tmp_path: Path) -> None:
+    names = polymers(6)
+    path = write_csv(tmp_path / "own.csv", ["psmiles", "x"], [[p, label(p)] for p in names])
+    config = FinetuneConfig(
+        model=tiny_model(),
+        input=str(path),
+        targets=["x"],
+        baselines=["gp-trees-xtb"],
+        run_dir=str(tmp_path / "run"),
+        num_folds=2,
+        num_workers=1,
+    )
+    Path(config.run_dir).mkdir()
+    made = load_study(config, *read_sets(config))
+    assert made.block.descriptor_valid["xtb"].all()
+    assert made.chains is not None
+    assert (
+        made.chains.with_xtb(made.block).features.xtb.shape == made.block.descriptors["xtb"].shape
+    )
+    with pytest.raises(MipsError, match="lacks xtb; give another run_dir, or make shards with"):
+        load_study(replace(config, shards=str(write_shards(tmp_path / "s", 6))), *read_sets(config))
 
 
 def test_no_label_of_the_test_fold_is_read(study: Study) -> None:

@@ -165,7 +165,10 @@ def test_shards_that_do_not_fit_are_refused(config, tmp_path):
     config.shards = str(tmp_path / "shards")
     config.model.descriptors = ["rdkit_2d"]
     config.run_dir = str(tmp_path / "other")
-    with pytest.raises(MipsError, match="lacks rdkit_2d; make shards with content=full"):
+    with pytest.raises(
+        MipsError,
+        match="lacks rdkit_2d; give another run_dir, or make shards with content=descriptors",
+    ):
         study_of(config)
 
 
