@@ -107,10 +107,10 @@ class ShardReader:
         """
         for start in range(0, len(blocks), _TOGETHER):
             numbers = blocks[start : start + _TOGETHER].tolist()
-            yield from self._fetch(numbers) if self._shared is None else self._share(numbers)
+            yield from self._fetch(numbers)
 
     def share(self, num_bytes: int) -> None:
-        """From now on share decoded blocks with the processes that are forked from this one.
+        """From now on `pick` from blocks that the processes forked from this one decode together.
 
         Parameters
         ----------
@@ -119,29 +119,60 @@ class ShardReader:
         """
         self._shared = SharedBlocks(len(self._blocks), num_bytes)
 
-    def _share(self, numbers: list[int]) -> list[PolymerBlock]:
-        """Return blocks of which other processes may be making some now."""
+    @property
+    def is_shared(self) -> bool:
+        """Whether `pick` and `make_ready` can be used."""
+        return self._shared is not None
+
+    def make_ready(self, blocks: Array) -> None:
+        """Decode those of some blocks that no process has decoded or is at."""
         assert self._shared is not None
-        found: dict[int, PolymerBlock] = {}
+        for number in blocks.tolist():
+            if self._shared.take(number):
+                self._make(number)
+
+    def pick(self, samples: Array) -> PolymerBlock:
+        """Return polymers, in the order given, from the blocks that the processes share.
+
+        Raises
+        ------
+        MipsError
+            A block that none of them has yet is missing, cannot be had, or is damaged.
+        """
+        of_block = self.blocks_of(samples)
+        by_block = np.argsort(of_block, kind="stable")
+        numbers, starts = np.unique(of_block[by_block], return_index=True)
+        parts = [
+            self._pick_of(number, samples[own] - self.first[number])
+            for number, own in zip(numbers.tolist(), np.split(by_block, starts[1:]), strict=True)
+        ]
+        place = np.empty_like(by_block)
+        place[by_block] = np.arange(len(by_block))
+        return concatenate(parts).select(place)
+
+    def _pick_of(self, number: int, places: Array) -> PolymerBlock:
+        assert self._shared is not None
         patience = time.monotonic() + _PATIENCE
-        while waiting := [number for number in numbers if number not in found]:
-            for number in waiting:
-                block = self._shared.get(number)
-                if block is None and self._shared.take(number):
-                    try:
-                        (block,) = self._fetch([number])
-                    except BaseException:
-                        self._shared.leave(number)
-                        raise
-                    self._shared.put(number, block)
-                if block is not None:
-                    found[number] = block
-            late = [number for number in waiting if number not in found]
-            if late and time.monotonic() > patience:  # its maker is slow, or dead
-                found |= zip(late, self._fetch(late), strict=True)
-            elif late:
+        while True:
+            if (found := self._shared.get(number)) is not None:
+                block, start = found
+                part = block.select(places)
+                if self._shared.holds(start):
+                    return part
+            elif self._shared.take(number) or time.monotonic() > patience:
+                return self._make(number).select(places)
+            else:  # another process is at it, or was when it died
                 time.sleep(_POLL)
-        return [found[number] for number in numbers]
+
+    def _make(self, number: int) -> PolymerBlock:
+        assert self._shared is not None
+        try:
+            (block,) = self._fetch([number])
+            self._shared.put(number, block)
+            return block
+        except BaseException:
+            self._shared.leave(number)
+            raise
 
     def _fetch(self, numbers: list[int]) -> Iterator[PolymerBlock]:
         parts = {number: self._parts(*self._blocks[number]) for number in numbers}
@@ -185,7 +216,7 @@ class WindowReader:
     """The blocks of the window that is drawn from, in memory, and of the next as far as read ahead.
 
     Never more than the blocks of two windows: while one is put together, those that it is made of
-    are the only others.
+    are the only others. Where processes share blocks it holds none itself.
     """
 
     def __init__(self, reader: ShardReader) -> None:
@@ -205,6 +236,8 @@ class WindowReader:
         samples
             (n,) polymers in these blocks.
         """
+        if self._reader.is_shared:
+            return self._reader.pick(samples)
         if self._window is None or not np.array_equal(blocks, self._blocks):
             self._window = None
             self.read_ahead(blocks, 1.0)
@@ -217,6 +250,8 @@ class WindowReader:
 
     def read_ahead(self, blocks: Array, share: float) -> None:
         """Read the blocks of the window that comes next up to a share of them."""
+        if self._reader.is_shared:
+            return self._reader.make_ready(blocks[: int(np.ceil(share * len(blocks)))])
         if np.array_equal(blocks, self._blocks) and self._window is not None:
             return
         if not np.array_equal(blocks, self._next_blocks):

@@ -2,13 +2,16 @@
 
 Memory without a name, which is mapped before the processes are forked: it is gone with the last of
 them, however they end. It is a ring. A block is written behind the one before, over the oldest ones
-where the ring is full, and a reader who was overtaken while it copied notices by the place.
+where the ring is full. Nobody copies a whole block: a reader takes polymers from where it lies, and
+notices by its place where it was overtaken meanwhile.
 """
 
 import json
 import mmap
 import multiprocessing
+from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ import numpy as np
 from mips_dist.data.block import Array, PolymerBlock
 
 _ALIGNED = 64  # bytes; a power of two above every item
+_MOST_SEEN = 1024  # blocks of which a process keeps spellings and sizes at hand
 
 
 class SharedBlocks:
@@ -39,18 +43,36 @@ class SharedBlocks:
         self._start, self._size, self._is_taken = table[:-1].reshape(3, num_blocks)
         self._written = table[-1:]
         self._start[:] = -1
+        self._seen: dict[int, tuple[PolymerBlock, int]] = {}  # by this process
 
-    def get(self, number: int) -> PolymerBlock | None:
-        """Return a block, if it is there."""
+    def get(self, number: int) -> tuple[PolymerBlock, int] | None:
+        """Return a block that lies in the ring, and its place, if it is there.
+
+        What is taken from it counts if `holds` says so afterwards. Its sizes are copies: those of
+        what is taken are right in any case.
+        """
         with self._lock:
             if not self._has(number):
+                self._seen.pop(number, None)
                 return None
             start, size = int(self._start[number]), int(self._size[number])
-        place = start % len(self._ring)
-        data = self._ring[place : place + size]
+        known = self._seen.get(number)
+        if known is None or known[1] != start:
+            place = start % len(self._ring)
+            block = _unpacked(
+                memoryview(self._ring)[place : place + size], partial(self.holds, start)
+            )
+            if block is None:
+                return None
+            if len(self._seen) == _MOST_SEEN:
+                self._seen.clear()
+            known = self._seen[number] = block, start
+        return known
+
+    def holds(self, start: int) -> bool:
+        """Tell whether the block at a place has not been written over."""
         with self._lock:
-            is_whole = self._is_kept(start)
-        return _unpacked(data) if is_whole else None
+            return self._is_kept(start)
 
     def take(self, number: int) -> bool:
         """Tell whether the caller is to make a block that is not there; others then will not.
@@ -124,19 +146,24 @@ def _packed(block: PolymerBlock) -> tuple[bytes, list[Array]]:
     return len(head).to_bytes(8, "little") + head.ljust(size - 8), arrays
 
 
-def _unpacked(data: bytes) -> PolymerBlock:
+def _unpacked(data: memoryview, is_whole: Callable[[], bool]) -> PolymerBlock | None:
+    """Return a block over some bytes, or None where they changed meanwhile."""
     size = int.from_bytes(data[:8], "little")
+    head = bytes(data[8 : 8 + size])
+    if not is_whole():
+        return None
     place = _padded(8 + size)
     values: dict[str, Any] = {"descriptors": {}, "descriptor_valid": {}}
-    for name, dtype, shape in json.loads(data[8 : 8 + size]):
-        count = int(np.prod(shape))
-        array = np.frombuffer(data, dtype, count, place).reshape(shape)
+    for name, dtype, shape in json.loads(head):
+        array: Array = np.frombuffer(data, dtype, int(np.prod(shape)), place).reshape(shape)
         place += _padded(array.nbytes)
         group, _, key = name.partition("/")
         if key:
             values[group][key] = array
         else:
-            values[name] = array
+            values[name] = array.copy() if name.startswith(("num_", "text")) else array
     text, ends = values.pop("text").tobytes(), values.pop("text_end").tolist()
+    if not is_whole():
+        return None
     values["psmiles"] = [text[a:b].decode() for a, b in zip([0, *ends], ends, strict=False)]
     return PolymerBlock(**values)

@@ -3,13 +3,16 @@
 import multiprocessing
 import os
 import signal
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from mips_dist.data import reader as reader_module
-from mips_dist.data.block import PolymerBlock
+from mips_dist.data.batch import PolymerBatch
+from mips_dist.data.block import PolymerBlock, concatenate
 from mips_dist.data.loader import MaskedAtomLoader
 from mips_dist.data.reader import ShardReader
 from mips_dist.data.shards import read_manifest
@@ -20,6 +23,7 @@ from tests.shard_folder import write_blocks
 
 GROUPS = ["rdkit_2d", "atom_pair_3d"]
 NUM_BLOCKS = 24
+SHUFFLED = np.random.default_rng(1).permutation(8 * NUM_BLOCKS)
 FORK = multiprocessing.get_context("fork")
 
 
@@ -51,8 +55,8 @@ def test_a_block_comes_back_as_it_was(blocks: list[PolymerBlock], assert_equal) 
     for number, block in enumerate(blocks):
         assert shared.get(number) is None
         shared.put(number, block)
-        found = shared.get(number)
-        assert found is not None
+        found, start = shared.get(number)
+        assert shared.holds(start)
         assert_equal(found, block)
 
 
@@ -64,7 +68,7 @@ def test_the_last_blocks_are_kept(blocks: list[PolymerBlock], assert_equal) -> N
     assert len(kept) >= 5
     assert kept == list(range(NUM_BLOCKS - len(kept), NUM_BLOCKS))
     for number in kept:
-        assert_equal(shared.get(number), blocks[number])
+        assert_equal(shared.get(number)[0], blocks[number])
     too_small = ring_for(blocks, 0.1)
     too_small.put(0, blocks[0])
     assert too_small.get(0) is None
@@ -98,10 +102,14 @@ def test_readers_that_are_overtaken_never_return_a_torn_block(
         for _ in range(20_000):
             number = int(rng.integers(NUM_BLOCKS))
             found = shared.get(number)
-            if found is not None:
+            if found is None:
+                continue
+            chosen = rng.integers(8, size=5)
+            part = found[0].select(chosen)
+            if shared.holds(found[1]):
                 num_found += 1
                 if num_found % 10 == 0:
-                    assert_equal(found, blocks[number])
+                    assert_equal(part, blocks[number].select(chosen))
         assert num_found > 100
 
     processes = [FORK.Process(target=write, args=(i,)) for i in range(2)]
@@ -128,9 +136,10 @@ def test_processes_decode_each_block_once(
     reader = opened(folder)
     reader.share(sum(block.num_bytes + 4096 for block in blocks))
 
+    expected = concatenate(blocks).select(SHUFFLED)
+
     def read() -> None:
-        for number, found in enumerate(reader.read(np.arange(NUM_BLOCKS))):
-            assert_equal(found, blocks[number])
+        assert_equal(reader.pick(SHUFFLED), expected)
 
     processes = [FORK.Process(target=read) for _ in range(4)]
     for process in processes:
@@ -156,8 +165,7 @@ def test_the_block_of_a_killed_process_is_made_by_another(
     killed.start()
     killed.join()
     assert killed.exitcode == -signal.SIGKILL
-    for number, found in enumerate(reader.read(np.arange(NUM_BLOCKS))):
-        assert_equal(found, blocks[number])
+    assert_equal(reader.pick(SHUFFLED), concatenate(blocks).select(SHUFFLED))
 
 
 def test_a_damaged_block_is_one_line_in_every_process(folder: Path, tmp_path: Path) -> None:
@@ -174,20 +182,39 @@ def test_a_damaged_block_is_one_line_in_every_process(folder: Path, tmp_path: Pa
     reader.share(10**6)
     for _ in range(2):  # nobody is left waiting for it
         with pytest.raises(MipsError, match="cannot be decoded") as caught:
-            list(reader.read(np.arange(2)))
+            reader.pick(np.array([3, 11]))
         assert "\n" not in str(caught.value)
 
 
-def test_batches_of_sharing_processes_are_those_of_one(folder: Path) -> None:
-    def batches(num_workers: int) -> list[list[object]]:
-        loader = MaskedAtomLoader(opened(folder), seed=5, global_batch_size=10, window_size=48)
+@pytest.mark.parametrize("num_kept", [0.5, 5, NUM_BLOCKS])
+def test_batches_of_sharing_processes_are_those_of_one(
+    folder: Path, blocks: list[PolymerBlock], num_kept: float
+) -> None:
+    """Also where the ring holds less than a window, or not even a block."""
+
+    def batches(num_workers: int) -> list[list[PolymerBatch]]:
+        loader = MaskedAtomLoader(
+            opened(folder), seed=5, global_batch_size=10, grad_accum_steps=2, window_size=48
+        )
         if num_workers:
-            loader.share_blocks(10**6)
+            loader.share_blocks(int(num_kept * (max(b.num_bytes for b in blocks) + 4096)))
         steps = loader.steps(range(40), num_workers)
-        return [[batch.to("cpu") for batch in step] for step in steps]
+        return [[batch.to(torch.device("cpu")) for batch in step] for step in steps]
 
     for alone, together in zip(batches(0), batches(3), strict=True):
+        assert len(alone) == len(together) == 2
         for one, other in zip(alone, together, strict=True):
-            assert one.atom_features.equal(other.atom_features)
-            assert one.is_masked.equal(other.is_masked)
-            assert one.descriptors.keys() == other.descriptors.keys()
+            for name in (f.name for f in fields(PolymerBatch)):
+                assert_same(getattr(one, name), getattr(other, name))
+
+
+def assert_same(one: object, other: object) -> None:
+    if isinstance(one, torch.Tensor):
+        assert isinstance(other, torch.Tensor)
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            assert_same(value, other[key])
+    else:
+        assert one == other
