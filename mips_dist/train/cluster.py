@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 from mips_dist.train.plan_config import PRICES, PlanConfig
+from mips_dist.train.pretrain_config import DECODED_SHARE, loader_workers
 from mips_dist.train.scaling import ModelSize
 
 # Measured on a million generated polymers like those of PI1M: 2 cores, 2026-11 (docs/log.md); xtb
@@ -20,8 +21,7 @@ _POLYMERS_PER_SHARD = {"xtb": 2_048, "full": 8_192, "descriptors": 65_536, "topo
 # it held while it began, and the CPU time of that.
 INDEX_BYTES, INDEX_PEAK_BYTES = 24, 26
 INDEX_SECONDS_PER_MILLION = 0.9
-# A GPU's loader keeps so much decoded, `train.pretraining`; 2.2 kB a polymer (docs/gpu.md).
-HELD_POLYMERS = int(4e9 / 2_200)
+_DECODED_BYTES = 2_200  # of a polymer in memory (docs/gpu.md)
 _CHECKPOINT_BYTES = 12  # of a parameter: fp32 weight and two moments
 _KEPT = 3  # checkpoints: two, and one that is being written
 _GB = 1e9
@@ -107,13 +107,25 @@ def preprocessing_hours(config: PlanConfig) -> tuple[float, float]:
     return core_hours, max(core_hours / (config.cores_per_node * num_machines(config)), driver)
 
 
+def held_polymers(config: PlanConfig) -> int:
+    """Return how many polymers a GPU's loader keeps decoded, see `train.pretraining`."""
+    memory = config.node_memory_gb * _GB / config.gpus_per_node
+    return int(DECODED_SHARE * memory / _DECODED_BYTES)
+
+
+def decoded_per_s(config: PlanConfig) -> float:
+    """Return the polymers a second that the loader of a GPU decodes, all its processes together."""
+    num_workers = loader_workers(config.cores_per_node, config.gpus_per_node)
+    return num_workers * config.decode_per_s
+
+
 def reads(config: PlanConfig) -> tuple[float, float]:
     """Return how often each GPU reads the shards, and the 10^9 bytes that all of them read.
 
     The window that a step is drawn from is read whole by every rank.
     """
     epochs = config.num_steps * config.global_batch_size / config.polymers
-    times = 1 if config.polymers <= HELD_POLYMERS else max(1.0, epochs)
+    times = 1 if config.polymers <= held_polymers(config) else max(1.0, epochs)
     return times, times * config.num_gpus * shard_gb(config)
 
 

@@ -144,7 +144,7 @@ def largest_micro_batch(config: PlanConfig) -> int:
 def predict(config: PlanConfig, size: ModelSize, stage: int, batches: BatchPlan) -> StepTime:
     """Return the time of a step on ``batches.world_size`` GPUs."""
     layers = config.model.num_layers
-    is_held = config.polymers <= cluster.HELD_POLYMERS
+    is_held = config.polymers <= cluster.held_polymers(config)
     return step_time(
         polymer_flops(config.model) * (4 / 3 if config.activation_checkpointing else 1),
         size,
@@ -154,7 +154,7 @@ def predict(config: PlanConfig, size: ModelSize, stage: int, batches: BatchPlan)
             overhead=layers * layer_overhead(config, stage) / 1e3,
             memory_bytes_per_s=config.memory_gb_s * GB,
             polymers_per_s=config.loader_per_s,
-            decoded_per_s=math.inf if is_held else config.decode_per_s,
+            decoded_per_s=math.inf if is_held else cluster.decoded_per_s(config),
         ),
         Links(
             ranks_per_node=config.gpus_per_node,
@@ -288,8 +288,9 @@ def _assumptions(config: PlanConfig, stage: int, batches: BatchPlan) -> list[str
         f"TFLOP/s; a layer costs {layer_overhead(config, stage):g} ms in a micro-batch besides, "
         "however small",
         f"- a rank's loader makes {config.loader_per_s:,.0f} polymers a second, beside the GPU; of "
-        f"a corpus above {cluster.HELD_POLYMERS / 1e6:.1f} M it decodes all, "
-        f"{config.decode_per_s:,.0f} a second, also what other ranks take",
+        f"a corpus above {cluster.held_polymers(config) / 1e6:.1f} M, which is a quarter of the "
+        f"memory, it decodes all, {cluster.decoded_per_s(config):,.0f} a second, also what other "
+        "ranks take",
         f"- {cluster.CORE_HOURS_PER_MILLION[config.content]} core-hours for a million polymers and "
         f"{cluster.BYTES_PER_POLYMER[config.content]:,} bytes a polymer at "
         f"content={config.content}",

@@ -42,10 +42,10 @@ class PlanConfig:
     loader_per_s
         Polymers a second that a rank's loader makes ready.
     decode_per_s
-        Polymers a second that it decodes of the windows that all ranks draw from, where the corpus
-        is too large to be kept decoded.
-    cores_per_node
-        Of a machine, for preprocessing.
+        Polymers a second that one of its processes decodes for all of them, of the windows that all
+        ranks draw from, where the corpus is too large to be kept decoded.
+    cores_per_node, node_memory_gb
+        Of a machine: its cores, for preprocessing and loading, and 10^9 bytes of its memory.
     checkpoint_gb_s, recovery_s
         10^9 bytes of a checkpoint that rank 0 hashes and writes in a second; seconds from a failure
         to the first step after it.
@@ -81,6 +81,7 @@ class PlanConfig:
     loader_per_s: float
     decode_per_s: float
     cores_per_node: int
+    node_memory_gb: float
     checkpoint_gb_s: float
     recovery_s: float
     mtbf_hours: float | None = None
@@ -133,6 +134,7 @@ class PlanConfig:
             "network_gb_s",
             "loader_per_s",
             "decode_per_s",
+            "node_memory_gb",
             "checkpoint_gb_s",
         ):
             if not 0 < getattr(self, name) < float("inf"):

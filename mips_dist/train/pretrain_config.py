@@ -9,7 +9,15 @@ from mips_dist.train.zero import ZeroConfig
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 
+_MOST_LOADER_WORKERS = 8
+# Of the memory that is free, for polymers that the loader's processes have decoded, 2.2 kB each.
+DECODED_SHARE = 0.25
 QUICKSTART_SHARDS = "runs/quickstart/shards"
+
+
+def loader_workers(num_cores: int, num_ranks: int) -> int:
+    """Return how many processes make the batches of one of a machine's ranks that have a GPU."""
+    return max(1, min(_MOST_LOADER_WORKERS, num_cores // num_ranks - 1))
 
 
 @dataclass(kw_only=True, slots=True)

@@ -28,7 +28,12 @@ from mips_dist.train.flops import measure_peak, step_flops
 from mips_dist.train.metrics import Recorder
 from mips_dist.train.optim import make_adam
 from mips_dist.train.plan import activation_bytes, count_parameters
-from mips_dist.train.pretrain_config import QUICKSTART_SHARDS, PretrainConfig
+from mips_dist.train.pretrain_config import (
+    DECODED_SHARE,
+    QUICKSTART_SHARDS,
+    PretrainConfig,
+    loader_workers,
+)
 from mips_dist.train.probe import Probe
 from mips_dist.train.ranks import Ranks
 from mips_dist.train.replay import Replay
@@ -43,8 +48,6 @@ from mips_dist.train.zero import choose_stage
 
 # Small packs waste less on pairs of different polymers, large ones keep a GPU busy.
 _PACK_SIZE = {"cpu": 64, "cuda": 128}
-_MOST_LOADER_WORKERS = 8  # of a rank that has a GPU
-_SHARE_OF_MEMORY = 0.25  # of what is free, for decoded polymers, some 2 kB each
 _STEPS_FOR_SHAPE = 8  # steps whose batches show how large those to come will be
 
 
@@ -356,11 +359,10 @@ def open_feed(run: Run, loader: MaskedAtomLoader, first_step: int) -> Feed:
     num_workers = run.config.loader_workers
     if num_workers is None:
         # On a CPU they would take their time from the step, which takes far longer anyway.
-        share = len(os.sched_getaffinity(0)) // local_size - 1
-        num_workers = max(1, min(_MOST_LOADER_WORKERS, share)) if on_gpu else 0
+        num_workers = loader_workers(len(os.sched_getaffinity(0)), local_size) if on_gpu else 0
     if num_workers:
         # Each would decode every window for its few steps of it.
-        loader.share_blocks(int(_SHARE_OF_MEMORY * memory()[1] / local_size))
+        loader.share_blocks(int(DECODED_SHARE * memory()[1] / local_size))
     steps = range(first_step, run.config.num_steps)
     if replays(run):
         loader.pad_batches(steps[:_STEPS_FOR_SHAPE])
