@@ -142,6 +142,7 @@ class ShardReader:
         of_block = self.blocks_of(samples)
         by_block = np.argsort(of_block, kind="stable")
         numbers, starts = np.unique(of_block[by_block], return_index=True)
+        self.make_ready(numbers)  # the processes deal out what is still to be decoded
         parts = [
             self._pick_of(number, samples[own] - self.first[number])
             for number, own in zip(numbers.tolist(), np.split(by_block, starts[1:]), strict=True)

@@ -19,7 +19,7 @@ import numpy as np
 from mips_dist.data.block import Array, PolymerBlock
 
 _ALIGNED = 64  # bytes; a power of two above every item
-_MOST_SEEN = 1024  # blocks of which a process keeps spellings and sizes at hand
+_MOST_SEEN = 200_000  # polymers of which a process keeps spellings and sizes at hand
 
 
 class SharedBlocks:
@@ -44,6 +44,7 @@ class SharedBlocks:
         self._written = table[-1:]
         self._start[:] = -1
         self._seen: dict[int, tuple[PolymerBlock, int]] = {}  # by this process
+        self._num_seen = 0
 
     def get(self, number: int) -> tuple[PolymerBlock, int] | None:
         """Return a block that lies in the ring, and its place, if it is there.
@@ -64,8 +65,10 @@ class SharedBlocks:
             )
             if block is None:
                 return None
-            if len(self._seen) == _MOST_SEEN:
+            self._num_seen += len(block)
+            if self._num_seen > _MOST_SEEN:
                 self._seen.clear()
+                self._num_seen = len(block)
             known = self._seen[number] = block, start
         return known
 
