@@ -6,7 +6,6 @@ import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,10 @@ from mips_dist.model.bundle import CALIBRATION, METRICS, Partner, is_complete, s
 from mips_dist.threads import one_thread
 from mips_dist.train.baselines import baseline_features, fit_predict
 from mips_dist.train.calibrate import HeldOut, calibrate
+from mips_dist.train.ensemble import NETWORK_SHARE, ensembles
 from mips_dist.train.finetune_config import FinetuneConfig, slug
 from mips_dist.train.finetuning import finetune_all, finetune_jointly, inner_polymers
 from mips_dist.train.fitting import FittedModel, OnEpoch
-from mips_dist.train.fold_config import PROTOCOLS
 from mips_dist.train.results import (
     CHEMPROP,
     ENSEMBLE,
@@ -35,9 +34,6 @@ from mips_dist.train.results import (
 )
 from mips_dist.train.study import Study
 from mips_dist.train.tables import Summary
-
-# Of the ensemble; `gp-trees` has the rest. Chosen on other folds (fold_seed 20), see docs/log.md.
-NETWORK_SHARE = 0.4
 
 Indices = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
@@ -190,30 +186,15 @@ def best_model(config: FinetuneConfig) -> str:
 
 
 def ensemble_results(study: Study, results: Mapping[Cell, FoldResult]) -> list[FoldResult]:
-    """Return the ensemble's results on the folds where all of its members are finished.
-
-    It is the mean of the networks of all seeds, averaged with `gp-trees`; its protocol is that of
-    the networks. Nothing else of it is chosen on any fold, and its predictions follow from those of
-    its members, so it is never in the ledger.
-    """
+    """Return the results of `ensembles`, scored, where the study's model is one."""
     config = study.config
     if best_model(config) != ENSEMBLE:
         return []
-    found = []
-    for prop, protocol in product(study.properties, PROTOCOLS):
-        for fold in range(config.num_folds):
-            networks = [Cell(NETWORK, prop.name, fold, s, protocol) for s in config.seeds]
-            chain = Cell(GP_TREES, prop.name, fold, 0, "strict")
-            if any(cell not in results for cell in [*networks, chain]):
-                continue
-            members = [results[cell] for cell in networks]
-            network = np.mean([member.prediction for member in members], axis=0)
-            other = results[chain]
-            prediction = NETWORK_SHARE * network + (1 - NETWORK_SHARE) * np.array(other.prediction)
-            seconds = sum(member.seconds for member in [*members, other])
-            cell = Cell(ENSEMBLE, prop.name, fold, 0, protocol)
-            found.append(_scored(study, cell, prediction, other.num_train, seconds))
-    return found
+    names = [prop.name for prop in study.properties]
+    return [
+        _scored(study, mixed.cell(), np.array(mixed.prediction), mixed.num_train, mixed.seconds)
+        for mixed in ensembles(results, names, config.num_folds, config.seeds)
+    ]
 
 
 def held_out_predictions(

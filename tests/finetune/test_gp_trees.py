@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mips_dist.errors import MipsError
-from mips_dist.train.cells import NETWORK_SHARE, ensemble_results, run_cells
+from mips_dist.train.cells import ensemble_results, run_cells
+from mips_dist.train.ensemble import NETWORK_SHARE
 from mips_dist.train.finetune_config import FinetuneConfig
 from mips_dist.train.results import NETWORK, Cell, FoldResult, regression_scores
 from mips_dist.train.study import Study, load_study, read_sets

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from dataclasses import replace
 from html import escape as html_escape
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 from mips_dist.cli import app
 from mips_dist.config import compose, save_resolved
 from mips_dist.errors import MipsError
-from mips_dist.train.cells import run_cells, study_cells
+from mips_dist.train import tables
+from mips_dist.train.cells import ensemble_results, run_cells, study_cells
 from mips_dist.train.environment import environment, read_environments, record_environment
 from mips_dist.train.finetune_config import FinetuneConfig
 from mips_dist.train.results import Ledger
@@ -56,6 +58,35 @@ def study(tmp_path_factory) -> tuple[Path, FinetuneConfig]:
         ledger.append(run_cells(loaded, [cell])[0])
     ledger.close()
     return run_dir, config
+
+
+def test_the_ensemble_stands_beside_its_members(study, tmp_path):
+    config = replace(study[1], run_dir=str(tmp_path / "run"), baselines=["gp-trees"])
+    run_dir = Path(config.run_dir)
+    run_dir.mkdir()
+    loaded = load_study(config, *read_sets(config))
+    save_resolved(config, run_dir / "config.yaml")
+    ledger = Ledger(run_dir / "ledger.jsonl")
+    for cell in study_cells(config):
+        ledger.append(run_cells(loaded, [cell])[0])
+    ledger.close()
+    assert not read_folder(run_dir).ensembles  # scored by the command, at its end
+    expected = ensemble_results(loaded, ledger.results)
+    tables.write_csv([*ledger.results.values(), *expected], run_dir / "results.csv")
+    folder = read_folder(run_dir)
+    assert len(folder.ensembles) == len(expected) == 6
+    for found, known in zip(folder.ensembles, expected, strict=True):
+        assert found.cell() == known.cell()
+        assert (found.row, found.prediction) == (known.row, known.prediction)
+        assert (found.r2, found.rmse, found.mae) == (known.r2, known.rmse, known.mae)
+    assert not folder.missing
+    text, page = page_of(run_dir)
+    assert page.texts.count("mips-ensemble") > 3
+    hours = sum(result.seconds for result in ledger.results.values()) / 3600
+    assert f"all cells: {hours:.3g} CPU hours" in " ".join(text.split())
+    (run_dir / "results.csv").write_text("model,property\nmips,x\n")
+    with pytest.raises(MipsError, match=r"results\.csv is damaged; run the command"):
+        read_folder(run_dir)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +18,22 @@ from mips_dist.config import configs_dir
 from mips_dist.data.folds import FOLDS_FILE, read_folds
 from mips_dist.data.properties import BENCHMARK, Property, read_property
 from mips_dist.errors import MipsError
+from mips_dist.train.ensemble import ensembles
 from mips_dist.train.finetune_config import FinetuneConfig
-from mips_dist.train.results import NETWORK, Cell, FoldResult, read_lines, regression_scores
+from mips_dist.train.results import (
+    GP_TREES,
+    NETWORK,
+    Cell,
+    FoldResult,
+    Scores,
+    read_lines,
+    regression_scores,
+)
 from mips_dist.train.study import LEDGER_FILE, read_sets
 from mips_dist.train.tables import Summary, summarize
 
 CONFIG_FILE = "config.yaml"
+RESULTS_FILE = "results.csv"
 # Scores are recomputed from labels and predictions; sums in another order differ by less.
 _SAME_SCORE = 1e-6
 # What keys of a configuration that came with a folder must be, before anything is made of them.
@@ -52,7 +62,9 @@ class StudyFolder:
     config
         Resolved configuration of the last command.
     results
-        The cells that the tables are made of, sorted.
+        The cells of the ledger that the tables are made of, sorted.
+    ensembles
+        What follows from them, where the study makes it; scores as the study wrote them.
     properties
         In the order of the tables.
     num_polymers
@@ -64,10 +76,16 @@ class StudyFolder:
     path: Path
     config: dict[str, Any]
     results: list[FoldResult]
+    ensembles: list[FoldResult]
     properties: list[Property]
     num_polymers: dict[str, int]
     summaries: list[Summary]
     missing: list[Cell]
+
+    @property
+    def rows(self) -> list[FoldResult]:
+        """All that has scores: results and ensembles."""
+        return self.results + self.ensembles
 
     def series(self) -> list[Series]:
         """Return the models with their protocols, in the order of the tables."""
@@ -76,7 +94,7 @@ class StudyFolder:
 
     def cells(self, name: str, series: Series) -> list[FoldResult]:
         """Return the cells of a property and a series, by fold and seed."""
-        return [r for r in self.results if (r.property, r.model, r.protocol) == (name, *series)]
+        return [r for r in self.rows if (r.property, r.model, r.protocol) == (name, *series)]
 
     def best(self, name: str) -> Series | None:
         """Return our series with the largest mean R2 on a property, strict ones first."""
@@ -129,15 +147,42 @@ def read_folder(path: Path) -> StudyFolder:
     if not results:
         raise MipsError(f"{path} has no finished cell yet; make the page later")
     num_folds = int(config["num_folds"])
+    mixed = _ensembles(path / RESULTS_FILE, config, names, results)
     return StudyFolder(
         path=path,
         config=config,
         results=results,
+        ensembles=mixed,
         properties=properties,
         num_polymers=num_polymers,
-        summaries=summarize(results, properties, num_folds, len(config["seeds"])),
+        summaries=summarize(results + mixed, properties, num_folds, len(config["seeds"])),
         missing=_missing(config, names, results),
     )
+
+
+def _ensembles(
+    path: Path, config: dict[str, Any], names: list[str], results: list[FoldResult]
+) -> list[FoldResult]:
+    """Return the ensemble's results that the study has scored."""
+    if GP_TREES not in config["baselines"] or not path.is_file():
+        return []
+    scores: dict[Cell, Scores] = {}
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                protocol = row["protocol"].partition(",")[0]  # of permuted labels it says more
+                cell = Cell(
+                    row["model"], row["property"], int(row["fold"]), int(row["seed"]), protocol
+                )
+                scores[cell] = Scores(*(float(row[name]) for name in Scores._fields))
+    except (KeyError, AttributeError, TypeError, ValueError, csv.Error) as error:
+        raise MipsError(f"{path} is damaged; run the command of the run again") from error
+    known = {result.cell(): result for result in results}
+    return [
+        replace(mixed, **scores[mixed.cell()]._asdict())
+        for mixed in ensembles(known, names, int(config["num_folds"]), config["seeds"])
+        if mixed.cell() in scores
+    ]
 
 
 def read_config(path: Path, needed: Sequence[str]) -> dict[str, Any]:
@@ -251,7 +296,7 @@ def read_labels(folder: StudyFolder, data: Path | None) -> dict[str, Labels]:
                 dict(zip(rows, labelled.value.tolist(), strict=True)),
                 dict(zip(rows, distance.tolist(), strict=True)),
             )
-    for result in folder.results:
+    for result in folder.rows:
         value = labels[result.property].value
         target = np.array([value.get(row, np.nan) for row in result.row])
         scores = regression_scores(target, np.array(result.prediction))

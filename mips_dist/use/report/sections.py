@@ -8,7 +8,7 @@ import numpy as np
 
 from mips_dist.data.properties import Reject
 from mips_dist.page import escape, section, table
-from mips_dist.train.results import NETWORK
+from mips_dist.train.results import ENSEMBLE, NETWORK
 from mips_dist.train.tables import ALL_SETS, CAPTION, INCOMPLETE, PUBLISHED, Summary
 from mips_dist.use.report.charts import label_of, with_unit
 from mips_dist.use.report.folder import Series, StudyFolder
@@ -126,7 +126,7 @@ def _by_fold(folder: StudyFolder) -> str:
             escape(r.unit if r.unit != "1" else ""),
             f"{r.epoch or ''}",
         )
-        for r in folder.results
+        for r in folder.rows
     ]
     header = ["property", "model", "protocol", "#fold", "#seed", "#R2", "#RMSE", "#MAE"]
     return table(
@@ -153,7 +153,7 @@ def cost(folder: StudyFolder) -> str:
             and (name is None or r.property == name)
         )
 
-    order = folder.series()
+    order = [series for series in folder.series() if series.model != ENSEMBLE]
     rows = [
         (
             escape(label_of(series)),
