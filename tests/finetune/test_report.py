@@ -19,7 +19,7 @@ from mips_dist.train.cells import ensemble_results, run_cells, study_cells
 from mips_dist.train.environment import environment, read_environments, record_environment
 from mips_dist.train.finetune_config import FinetuneConfig
 from mips_dist.train.results import Ledger
-from mips_dist.train.study import load_study, read_sets
+from mips_dist.train.study import Study, load_study, read_sets
 from mips_dist.train.tables import summarize
 from mips_dist.use.report.charts import bin_edges
 from mips_dist.use.report.command import study_command
@@ -49,6 +49,11 @@ def study(tmp_path_factory) -> tuple[Path, FinetuneConfig]:
         shards=str(write_shards(root / "shards", COUNT)),
         run_dir=str(root / "run, 1"),
     )
+    run_study(config)
+    return Path(config.run_dir), config
+
+
+def run_study(config: FinetuneConfig) -> tuple[Study, Ledger]:
     run_dir = Path(config.run_dir)
     run_dir.mkdir()
     loaded = load_study(config, *read_sets(config))
@@ -57,19 +62,13 @@ def study(tmp_path_factory) -> tuple[Path, FinetuneConfig]:
     for cell in study_cells(config):
         ledger.append(run_cells(loaded, [cell])[0])
     ledger.close()
-    return run_dir, config
+    return loaded, ledger
 
 
 def test_the_ensemble_stands_beside_its_members(study, tmp_path):
     config = replace(study[1], run_dir=str(tmp_path / "run"), baselines=["gp-trees"])
+    loaded, ledger = run_study(config)
     run_dir = Path(config.run_dir)
-    run_dir.mkdir()
-    loaded = load_study(config, *read_sets(config))
-    save_resolved(config, run_dir / "config.yaml")
-    ledger = Ledger(run_dir / "ledger.jsonl")
-    for cell in study_cells(config):
-        ledger.append(run_cells(loaded, [cell])[0])
-    ledger.close()
     assert not read_folder(run_dir).ensembles  # scored by the command, at its end
     expected = ensemble_results(loaded, ledger.results)
     tables.write_csv([*ledger.results.values(), *expected], run_dir / "results.csv")
