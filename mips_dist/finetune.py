@@ -56,7 +56,7 @@ from mips_dist.train.study import (
     read_sets,
 )
 from mips_dist.train.sweep import search
-from mips_dist.train.tables import Summary, render, summarize, write_csv, write_json
+from mips_dist.train.tables import RESULTS_FILE, Summary, render, summarize, write_csv, write_json
 from mips_dist.train.trials import Job, RayTrials
 
 
@@ -209,7 +209,7 @@ def _report(
     console: Console,
 ) -> None:
     run_dir = Path(study.config.run_dir)
-    write_csv(_shown(study, ledger), run_dir / "results.csv")
+    write_csv(_shown(study, ledger), run_dir / RESULTS_FILE)
     about = {
         "num_polymers": study.num_polymers(),
         "permute_labels": study.config.permute_labels,
@@ -221,7 +221,7 @@ def _report(
     if num_rejects:
         rejected = copy.named(run_dir / REJECTS_FILE)
         console.print(f"{num_rejects} rows could not be used: see {rejected}")
-    console.print(f"scores of every fold: {copy.named(run_dir / 'results.csv')}")
+    console.print(f"scores of every fold: {copy.named(run_dir / RESULTS_FILE)}")
     console.print(f"curves: tensorboard --logdir {run_dir / 'tensorboard'}")
     console.print(f"all of it on one page: mips report {run_dir}")
     for prop in study.properties:

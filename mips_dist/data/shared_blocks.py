@@ -131,11 +131,7 @@ def _padded(num_bytes: int) -> int:
 
 def _packed(block: PolymerBlock) -> tuple[bytes, list[Array]]:
     """Return a block as a head, whose length is a multiple of 64, and the arrays that follow it."""
-    text = "".join(block.psmiles).encode()
-    named: dict[str, Array] = {
-        "text": np.frombuffer(text, np.uint8),
-        "text_end": np.cumsum([len(p.encode()) for p in block.psmiles], dtype=np.int64),
-    }
+    named: dict[str, Array] = {}
     for f in fields(block):
         value = getattr(block, f.name)
         if isinstance(value, np.ndarray):
@@ -144,7 +140,7 @@ def _packed(block: PolymerBlock) -> tuple[bytes, list[Array]]:
             named |= {f"{f.name}/{key}": array for key, array in value.items()}
     arrays = [np.ascontiguousarray(array) for array in named.values()]
     layout = [[n, a.dtype.str, a.shape] for n, a in zip(named, arrays, strict=True)]
-    head = json.dumps(layout).encode()
+    head = json.dumps([block.psmiles, layout]).encode()
     size = _padded(8 + len(head))
     return len(head).to_bytes(8, "little") + head.ljust(size - 8), arrays
 
@@ -156,17 +152,14 @@ def _unpacked(data: memoryview, is_whole: Callable[[], bool]) -> PolymerBlock | 
     if not is_whole():
         return None
     place = _padded(8 + size)
+    psmiles, layout = json.loads(head)
     values: dict[str, Any] = {"descriptors": {}, "descriptor_valid": {}}
-    for name, dtype, shape in json.loads(head):
+    for name, dtype, shape in layout:
         array: Array = np.frombuffer(data, dtype, int(np.prod(shape)), place).reshape(shape)
         place += _padded(array.nbytes)
         group, _, key = name.partition("/")
         if key:
             values[group][key] = array
         else:
-            values[name] = array.copy() if name.startswith(("num_", "text")) else array
-    text, ends = values.pop("text").tobytes(), values.pop("text_end").tolist()
-    if not is_whole():
-        return None
-    values["psmiles"] = [text[a:b].decode() for a, b in zip([0, *ends], ends, strict=False)]
-    return PolymerBlock(**values)
+            values[name] = array.copy() if name.startswith("num_") else array
+    return PolymerBlock(psmiles=psmiles, **values) if is_whole() else None

@@ -16,6 +16,7 @@ from mips_dist.data.files import write_atomically
 from mips_dist.data.properties import Property
 from mips_dist.train.results import NETWORK, FoldResult
 
+RESULTS_FILE = "results.csv"  # of a study, from `write_csv`
 CSV_COLUMNS = ("model", "property", "fold", "seed", "protocol", "r2", "rmse", "mae", "unit")
 ALL_SETS = "mean of all sets"
 PUBLISHED = "published"

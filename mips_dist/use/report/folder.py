@@ -30,10 +30,9 @@ from mips_dist.train.results import (
     regression_scores,
 )
 from mips_dist.train.study import LEDGER_FILE, read_sets
-from mips_dist.train.tables import Summary, summarize
+from mips_dist.train.tables import RESULTS_FILE, Summary, summarize
 
 CONFIG_FILE = "config.yaml"
-RESULTS_FILE = "results.csv"
 # Scores are recomputed from labels and predictions; sums in another order differ by less.
 _SAME_SCORE = 1e-6
 # What keys of a configuration that came with a folder must be, before anything is made of them.
