@@ -67,20 +67,25 @@ def measure(shards: str, run_dir: str, preset: str, precision: str, steps: int, 
     replay = pretraining.build_replay(run, trainer)
     state = pretraining.TrainState()
     seconds, waits, work, floors = [], [], [], []
+    pending: pretraining.PendingReport | None = None
+
+    def settle() -> None:
+        # As in training: a GPU has its next step before it is asked about the last.
+        if pending is not None:
+            pending.read()
+
     group = 1 if not on_gpu else max(1, steps // 5)  # steps between two looks at the clock
     with StopSignal() as stop:
         for _ in range(WARM_UP_STEPS[ranks.device.type]):
-            pretraining.train_step(run, trainer, feed, state, stop, lambda: None, replay)
+            pending = pretraining.train_step(run, trainer, feed, state, stop, settle, replay)
         for _ in range(steps // group):
             floors.append(floor_rate(DTYPES[precision], clock, ranks.device))
             flops, wait = 0.0, 0.0
             start = clock()
             for _ in range(group):
-                done, batches = pretraining.train_step(
-                    run, trainer, feed, state, stop, lambda: None, replay
-                )
-                flops += 3 * sum(forward_flops(run.model, batch) for batch in batches)
-                wait += done.data_wait / done.seconds
+                pending = pretraining.train_step(run, trainer, feed, state, stop, settle, replay)
+                flops += 3 * sum(forward_flops(run.model, batch) for batch in pending.batches)
+                wait += pending.data_wait / pending.seconds
             seconds.append((clock() - start) / group)
             waits.append(wait / group)
             work.append(flops / group)

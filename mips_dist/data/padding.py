@@ -83,12 +83,18 @@ def pad(batch: PolymerBatch, capacity: Capacity) -> PolymerBatch:
         len(batch.cell_slot),
     )
     atom = num_atoms  # the first padding atom
+    more_atoms = len(free)
     more_cells = torch.arange(capacity.num_cells - num_cells)
     more_pairs = capacity.num_cells + capacity.num_repeats - num_pairs
     # One pair for each padding cell, and what is left for the last of them.
     pair_cell = torch.arange(num_cells, num_cells + more_pairs).clamp(max=capacity.num_cells - 1)
     more_paths = capacity.num_path_atoms - len(batch.path_atom)
     path_pair = num_pairs + torch.arange(more_paths) % more_pairs
+
+    def padding_atoms(count: int) -> Tensor:
+        # All of them in turn: a GPU adds up in turns what ends at one place.
+        return atom + torch.arange(count) % more_atoms
+
     row = free[more_cells // size]
 
     def behind(tensor: Tensor, padding: Tensor) -> Tensor:
@@ -102,21 +108,21 @@ def pad(batch: PolymerBatch, capacity: Capacity) -> PolymerBatch:
     masked_atom = batch.masked_atoms()
     return replace(
         batch,
-        atom_features=filled(batch.atom_features, len(free)),
-        is_backbone=filled(batch.is_backbone, len(free)),
-        batch_index=filled(batch.batch_index, len(free)),
+        atom_features=filled(batch.atom_features, more_atoms),
+        is_backbone=filled(batch.is_backbone, more_atoms),
+        batch_index=filled(batch.batch_index, more_atoms),
         token_slot=behind(batch.token_slot, free),
         num_packs=capacity.num_packs,
-        pair_query=filled(batch.pair_query, more_pairs, atom),
-        pair_key=filled(batch.pair_key, more_pairs, atom),
+        pair_query=behind(batch.pair_query, padding_atoms(more_pairs)),
+        pair_key=behind(batch.pair_key, padding_atoms(more_pairs)),
         pair_hops=filled(batch.pair_hops, more_pairs),
         pair_cell=behind(batch.pair_cell, pair_cell),
         cell_slot=behind(batch.cell_slot, row * size + more_cells % size),
         path_pair=behind(batch.path_pair, path_pair),
         path_position=filled(batch.path_position, more_paths),
-        path_atom=filled(batch.path_atom, more_paths, atom),
+        path_atom=behind(batch.path_atom, padding_atoms(more_paths)),
         path_weight=filled(batch.path_weight, more_paths),
-        is_masked=filled(batch.is_masked, len(free)),
+        is_masked=filled(batch.is_masked, more_atoms),
         masked_atom=filled(masked_atom, capacity.num_masked - len(masked_atom), atom),
         real_sizes=(num_atoms, num_cells, len(masked_atom)),
     )

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mips_dist.data.batch import DEFAULT_PACK_SIZE, PolymerBatch
 from mips_dist.model.dropout import dropout
+from mips_dist.model.rows import select_distinct
 
 NUM_BOND_TYPES = 5  # chem.graph.BOND_TYPES
 
@@ -28,6 +29,10 @@ class WideLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Return the mapped rows, in fp32 or better."""
         wide = torch.promote_types(x.dtype, torch.float32)
+        if torch.compiler.is_compiling():
+            # For the few outputs here a product of fp32 matrices writes and reads wide copies of x
+            # and of its gradient; sums are taken where x is read anyway.
+            return (x.to(wide)[:, None, :] * self.weight.to(wide)).sum(-1)
         return F.linear(x.to(wide), self.weight.to(wide))
 
 
@@ -85,7 +90,10 @@ class PairBias(nn.Module):
         position = hops.index_select(0, batch.path_pair) - batch.path_position
         interior = score(batch.path_atom, position) * batch.path_weight[:, None]
         total = total.index_add(0, batch.path_pair, interior.to(total.dtype))
-        bias = total / (hops + 1)[:, None] + self.distance.to(total.dtype).index_select(0, hops)
+        bias = total / (hops + 1)[:, None]
+        for number, distance in enumerate(self.distance.to(total.dtype)):
+            # Picked by index, a hundred thousand gradients would be added to one place, in turns.
+            bias = bias + torch.where((hops == number)[:, None], distance, 0.0)
         if self.bond is not None:
             bias = bias + self._bond_term(self.bond.to(bias.dtype), batch)
         return bias
@@ -185,7 +193,7 @@ class LocalAttention(nn.Module):
         token_slot
             (N,) slot of each atom; None where x is packs.
         wanted
-            (M,) atoms, or flat slots, to return, where not all are needed.
+            (M,) distinct atoms, or flat slots, to return, where not all are needed.
         seed
             () int32 for the dropout of the fused kernel.
 
@@ -203,7 +211,7 @@ class LocalAttention(nn.Module):
         if token_slot is not None:
             wanted = token_slot if wanted is None else token_slot.index_select(0, wanted)
         if wanted is not None:
-            mixed_XTD = mixed_XTD.flatten(0, 1).index_select(0, wanted)
+            mixed_XTD = select_distinct(mixed_XTD.flatten(0, 1), wanted)
         return self.out(mixed_XTD)
 
     def _mix(self, qkv_XT3HK: Tensor, bias: Tensor, seed: Tensor | None) -> Tensor:

@@ -15,6 +15,7 @@ from mips_dist.data.batch import PolymerBatch
 from mips_dist.model.attention import LocalAttention, PairBias
 from mips_dist.model.dropout import dropout
 from mips_dist.model.embedding import NUM_ATOM_CLASSES, AtomEmbedding
+from mips_dist.model.rows import select_distinct
 from mips_dist.model.spatial import DESCRIPTOR_WIDTHS, DescriptorFusion, check_descriptors
 
 NUM_SEEDS = 4  # of the places in a layer that drop
@@ -145,7 +146,7 @@ class Layer(nn.Module):
         normed = self.attention_norm(x) if self.is_pre_norm else x
         attended = self.attention(normed, bias_XBTT, token_slot, wanted, seed[0])
         if wanted is not None:
-            x = x.flatten(0, -2).index_select(0, wanted)
+            x = select_distinct(x.flatten(0, -2), wanted)
         x = x + self._drop(attended, seed[1])
         if self.is_pre_norm:
             return x + self._feed_forward(self.ffn_norm(x), seed[2], seed[3])
@@ -217,7 +218,8 @@ class MipsEncoder(nn.Module):
         batch
             The polymers.
         atoms
-            (M,) long, atoms whose vectors are wanted; the last layer does no more than they need.
+            (M,) long, distinct atoms whose vectors are wanted; the last layer does no more than
+            these need.
         """
         rows = self.embedding(batch)
         bias_XBTT = self.bias(rows, batch)

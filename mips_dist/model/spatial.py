@@ -65,17 +65,19 @@ class DescriptorFusion(nn.Module):
             features = features.masked_fill(~batch.descriptor_valid[name][:, None], 0.0)
             keys.append(self.key[name](features))
             values.append(self.value[name](features))
-        query_NK = self.query(x_ND) * self.scale
-        key_NSK = torch.stack(keys, dim=1).index_select(0, polymer)
+        # In fp32, as gradients of a polymer's atoms are added up here.
+        wide = torch.promote_types(x_ND.dtype, torch.float32)
+        query_NK = self.query(x_ND).to(wide) * self.scale
+        key_NSK = torch.stack(keys, dim=1).to(wide).index_select(0, polymer)
         valid_NS = valid_GS.index_select(0, polymer)
-        scores = torch.einsum("nk,nsk->ns", query_NK, key_NSK)
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        scores = (query_NK[:, None, :] * key_NSK).sum(-1)
         # The lowest finite number and not -inf: a polymer without any group has a finite softmax,
         # which the product with its validity then makes zero.
         scores = scores.masked_fill(~valid_NS, torch.finfo(scores.dtype).min)
-        weights_NS = (scores.softmax(-1) * valid_NS).to(x_ND.dtype)
-        value_NSD = torch.stack(values, dim=1).index_select(0, polymer)
-        return x_ND + RESIDUAL_WEIGHT * torch.einsum("ns,nsd->nd", weights_NS, value_NSD)
+        weights_NS = scores.softmax(-1) * valid_NS
+        value_NSD = torch.stack(values, dim=1).to(wide).index_select(0, polymer)
+        fused = (weights_NS[:, :, None] * value_NSD).sum(1)
+        return (x_ND + RESIDUAL_WEIGHT * fused).to(x_ND.dtype)
 
 
 def check_descriptors(batch: PolymerBatch, groups: Sequence[str]) -> None:

@@ -157,9 +157,12 @@ def _import_deepspeed(has_gpu: bool) -> Any:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepResult:
-    """What one optimizer step did: ``is_applied`` on every rank or on none; ``grad_norm`` ()."""
+    """What one optimizer step did: ``is_applied`` () bool, alike on every rank; ``grad_norm`` ().
 
-    is_applied: bool
+    Perhaps on a device that is not done with them.
+    """
+
+    is_applied: Tensor
     grad_norm: Tensor
 
 
@@ -336,12 +339,14 @@ class TrainEngine:
             return self._plain_step()
         self._engine.step()
         norm = torch.as_tensor(self._engine.get_global_grad_norm())
+        if self.has_gradient_sums:
+            return StepResult(is_applied=norm.isfinite(), grad_norm=norm)
         is_applied = bool(self._engine.was_step_applied())
         if not is_applied and self._zero.offload == "optimizer" and self.stage < 3:
             # DeepSpeed 0.19.8 forgets these, and every later step would be refused too.
             gradients = self._engine.optimizer.averaged_gradients
             gradients.update(dict.fromkeys(gradients))
-        return StepResult(is_applied=is_applied, grad_norm=norm)
+        return StepResult(is_applied=torch.tensor(is_applied), grad_norm=norm)
 
     def _plain_step(self) -> StepResult:
         """Stage 0: gradients are already averaged and whole on every rank, so the norm is local."""
@@ -357,7 +362,7 @@ class TrainEngine:
             self._engine.step()
         else:
             self._engine.zero_grad()
-        return StepResult(is_applied=is_finite, grad_norm=norm)
+        return StepResult(is_applied=torch.tensor(is_finite), grad_norm=norm)
 
     def full_state(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """Gather weights and Adam moments by parameter name; all ranks must run through it.

@@ -41,7 +41,7 @@ from mips_dist.train.resume import TrainState, find_checkpoint, is_finished, res
 from mips_dist.train.run_dir import RunDir
 from mips_dist.train.signals import StopSignal
 from mips_dist.train.skipped import record_skipped
-from mips_dist.train.step import PendingReport, train_step
+from mips_dist.train.step import PendingReport, count_skipped, train_step
 from mips_dist.train.validation import Validation, validate
 from mips_dist.train.watchdog import Watchdog
 from mips_dist.train.zero import choose_stage
@@ -143,31 +143,29 @@ def train_loop(
     feed, replay = open_feed(run, loader, state.step), build_replay(run, trainer)
     on_gpu = run.ranks.device.type == "cuda"
     pending: PendingReport | None = None
-    work = 0.0
     is_stopped = False
 
     def settle() -> None:
         nonlocal pending, is_stopped
-        if pending is not None:
-            report, is_stopped = pending.read()
-            recorder.step(pending.step, report, work)
-            pending = None
+        if pending is None:
+            return
+        done, pending = pending, None
+        report, is_stopped = done.read()
+        recorder.step(done.step, report, step_flops(run.model, done.batches, run.ranks))
+        if count_skipped(state, report, config.precision):
+            in_a_row = state.skipped_in_a_row
+            recorder.say(record_skipped(run, done.step, in_a_row, report, done.batches))
 
     # A run that was stopped at once, or killed at its end, owes what its last step asked for.
     result = validate_if_due(run, trainer, loader, state, recorder)
     while state.step < config.num_steps:
         watchdog.progress(state.step + 1)
-        pending, batches = train_step(run, trainer, feed, state, stop, settle, replay)
-        work = step_flops(run.model, batches, run.ranks)
+        pending = train_step(run, trainer, feed, state, stop, settle, replay)
         is_last = state.step == config.num_steps
         is_saved = is_last or state.step % config.checkpoint_every == 0
         # A GPU has its next step before it is asked about this one.
-        if not on_gpu or is_saved or is_validation_due(run, state) or state.skipped_in_a_row:
-            report = pending.read()[0]
+        if not on_gpu or is_saved or is_validation_due(run, state):
             settle()
-            if state.skipped_in_a_row:
-                line = record_skipped(run, state.step, state.skipped_in_a_row, report, batches)
-                recorder.say(line)
         if not is_stopped:
             result = validate_if_due(run, trainer, loader, state, recorder)
         if is_stopped or is_saved:

@@ -27,25 +27,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PendingReport:
-    """What a step did, as far as it is known before the device is done with it."""
+    """What a step did, as far as it is known before the device is done with it.
+
+    ``batches`` are this rank's micro-batches.
+    """
 
     step: int
-    numbers: Readback  # summed loss, correct atoms, ranks that stop; masked atoms, gradient norm
+    # Summed loss, correct atoms, ranks that stop; masked atoms, gradient norm, whether applied.
+    numbers: Readback
     lr: float
-    is_applied: bool
+    batches: list[PolymerBatch]
     polymers: int
     seconds: float
     data_wait: float
 
     def read(self) -> tuple[StepReport, bool]:
         """Return the report, and whether some rank was asked to stop; the same on every rank."""
-        loss_sum, correct, num_stopping, count, grad_norm = self.numbers.tolist()
+        loss_sum, correct, num_stopping, count, grad_norm, is_applied = self.numbers.tolist()
         report = StepReport(
             loss=loss_sum / count,
             accuracy=correct / count,
             lr=self.lr,
             grad_norm=grad_norm,
-            is_applied=self.is_applied,
+            is_applied=is_applied > 0,
             polymers=self.polymers,
             seconds=self.seconds,
             data_wait=self.data_wait,
@@ -61,16 +65,13 @@ def train_step(
     stop: StopSignal,
     meanwhile: Callable[[], None],
     replay: Replay | None = None,
-) -> tuple[PendingReport, list[PolymerBatch]]:
-    """Do one optimizer step and advance the state.
+) -> PendingReport:
+    """Do one optimizer step and advance the state's number of it.
 
     On a GPU nothing here waits for it before ``meanwhile``, which is called when all of the
-    backward pass has been asked of it and is the place for other work. ``replay`` does the padded
-    micro-batches, where there is one.
-
-    Returns
-    -------
-    What happened, and this rank's micro-batches.
+    backward pass has been asked of it and is the place for other work, and nothing after it where
+    the engine keeps sums of the gradients. ``replay`` does the padded micro-batches, where there is
+    one.
     """
     config, ranks = run.config, run.ranks
     started = time.perf_counter()
@@ -99,25 +100,26 @@ def train_step(
     lr = learning_rate(state.step, config.num_steps, peak_lr, config.optimizer.warmup_fraction)
     result = trainer.step(lr)
     sums = ranks.total(torch.cat([sums, number(stop.is_set)]))
-    norm = result.grad_norm.to(sums).reshape(1)
-    numbers = Readback(torch.cat([sums, count, norm]))
+    done = torch.stack([result.grad_norm.to(sums), result.is_applied.to(sums)])
     state.step += 1
-    is_bad = not result.is_applied
-    if is_bad and config.precision == "fp16":
-        # It skips steps while it looks for its loss scale; that alone is no divergence.
-        is_bad = not math.isfinite(numbers.tolist()[0])
-    state.num_skipped += not result.is_applied
-    state.skipped_in_a_row = state.skipped_in_a_row + 1 if is_bad else 0
-    pending = PendingReport(
+    return PendingReport(
         step=state.step,
-        numbers=numbers,
+        numbers=Readback(torch.cat([sums, count, done])),
         lr=lr,
-        is_applied=result.is_applied,
+        batches=batches,
         polymers=config.global_batch_size,
         seconds=time.perf_counter() - started,
         data_wait=data_wait,
     )
-    return pending, batches
+
+
+def count_skipped(state: TrainState, report: StepReport, precision: str) -> bool:
+    """Count a step that was not applied; return whether it is one to worry about."""
+    # fp16 skips steps while it looks for its loss scale; that alone is no divergence.
+    is_bad = not report.is_applied and not (precision == "fp16" and math.isfinite(report.loss))
+    state.num_skipped += not report.is_applied
+    state.skipped_in_a_row = state.skipped_in_a_row + 1 if is_bad else 0
+    return is_bad
 
 
 def seed_dropout(seed: int, step: int, rank: int, micro_batch: int) -> None:

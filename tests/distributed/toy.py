@@ -105,7 +105,7 @@ def train(
         result = engine.step(learning_rate(step, 40, 1e-2, 0.2))
         curve.losses.append(ranks.sum(loss_sum)[0] / count)
         curve.norms.append(float(result.grad_norm))
-        curve.applied.append(result.is_applied)
+        curve.applied.append(bool(result.is_applied))
     return curve
 
 
