@@ -11,6 +11,7 @@ heads have their own), T pack size, X packs.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -21,6 +22,16 @@ from mips_dist.model.dropout import dropout
 from mips_dist.model.rows import select_distinct
 
 NUM_BOND_TYPES = 5  # chem.graph.BOND_TYPES
+
+
+class OpenLinear(nn.Linear):
+    """A linear map whose bias may be left to who takes its outputs."""
+
+    def forward(self, x: Tensor, is_apart: bool = False) -> Any:
+        """Return the mapped rows; or ``is_apart`` without the bias, and the bias."""
+        if is_apart:
+            return F.linear(x, self.weight), self.bias.clone()  # ZeRO-3 takes the weights back
+        return super().forward(x)
 
 
 class WideLinear(nn.Linear):
@@ -161,7 +172,7 @@ class LocalAttention(nn.Module):
         of the products.
     tile_kernel
         `model.pack_attention`'s, in training on a GPU for packs that are its tile; it takes biases
-        that are contiguous and of the products' type.
+        that are contiguous.
     """
 
     def __init__(self, hidden_dim: int, num_heads: int, scale: float, dropout: float) -> None:
@@ -170,8 +181,8 @@ class LocalAttention(nn.Module):
         self.scale = scale
         self.dropout = dropout
         self.is_fused = False
-        self.tile_kernel: Callable[[Tensor, Tensor, Tensor, float, float], Tensor] | None = None
-        self.qkv = nn.Linear(hidden_dim, 3 * hidden_dim)
+        self.tile_kernel: Callable[..., Tensor] | None = None
+        self.qkv = OpenLinear(hidden_dim, 3 * hidden_dim)
         self.out = nn.Linear(hidden_dim, hidden_dim)
 
     def forward(
@@ -202,23 +213,26 @@ class LocalAttention(nn.Module):
         The shape of x, or (M, D).
         """
         num_packs, size = bias_XBTT.shape[0], bias_XBTT.shape[2]
-        packed = self.qkv(x)
-        if token_slot is not None:
-            slots = packed.new_zeros(num_packs * size, packed.shape[1])
-            packed = slots.index_copy(0, token_slot, packed)
-        packed = packed.view(num_packs, size, 3, self.num_heads, -1)
-        mixed_XTD = self._mix(packed, bias_XBTT, seed)
+        shape = num_packs, size, 3, self.num_heads, -1
+        probability = self.dropout if self.training else 0.0
+        if self.tile_kernel is not None and seed is not None and self._fits(size):
+            products, bias = self.qkv(x, is_apart=True)
+            inputs = products.view(shape), bias, bias_XBTT, seed
+            mixed_XTD = self.tile_kernel(*inputs, self.scale, probability)
+        else:
+            packed = self.qkv(x)
+            if token_slot is not None:
+                slots = packed.new_zeros(num_packs * size, packed.shape[1])
+                packed = slots.index_copy(0, token_slot, packed)
+            mixed_XTD = self._mix(packed.view(shape), bias_XBTT, probability)
         if token_slot is not None:
             wanted = token_slot if wanted is None else token_slot.index_select(0, wanted)
         if wanted is not None:
             mixed_XTD = select_distinct(mixed_XTD.flatten(0, 1), wanted)
         return self.out(mixed_XTD)
 
-    def _mix(self, qkv_XT3HK: Tensor, bias: Tensor, seed: Tensor | None) -> Tensor:
+    def _mix(self, qkv_XT3HK: Tensor, bias: Tensor, probability: float) -> Tensor:
         """Return softmax(q . k + bias) v, heads side by side (X, T, D)."""
-        probability = self.dropout if self.training else 0.0
-        if self.tile_kernel is not None and seed is not None and self._fits(qkv_XT3HK):
-            return self.tile_kernel(qkv_XT3HK, bias, seed, self.scale, probability)
         q, k, v = qkv_XT3HK.permute(2, 0, 3, 1, 4).unbind(0)  # (X, H, T, K)
         if self.is_fused:
             # One kernel, in which the heads share the biases without copies of them.
@@ -230,10 +244,10 @@ class LocalAttention(nn.Module):
             # Scaled before the product, so that fp16 does not overflow; softmax in the biases'
             # fp32.
             logits = (q * self.scale) @ k.transpose(-1, -2) + bias
-            mixed = dropout(logits.softmax(-1).to(v.dtype), self.dropout, self.training) @ v
+            mixed = dropout(logits.softmax(-1).to(v.dtype), probability, self.training) @ v
         return mixed.transpose(1, 2).flatten(2)
 
-    def _fits(self, qkv_XT3HK: Tensor) -> bool:
+    def _fits(self, size: int) -> bool:
         """Whether a pack is a tile of the kernel; larger ones hold a polymer beyond its size."""
-        size, head_dim = qkv_XT3HK.shape[1], qkv_XT3HK.shape[-1]
+        head_dim = self.qkv.in_features // self.num_heads
         return size == DEFAULT_PACK_SIZE and head_dim in (16, 32, 64, 128)

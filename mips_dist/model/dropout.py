@@ -34,7 +34,8 @@ def dropout(x: Tensor, probability: float, is_training: bool, seed: Tensor | Non
     scale = LEVELS / (LEVELS - num_dropped)
     if seed is not None and torch.compiler.is_compiling():
         place = torch.arange(x.numel(), dtype=torch.int32, device=x.device).view(x.shape)
-        return torch.where(mixed_bits(place, seed) >= num_dropped, x * scale, 0.0)
+        bits = (random_words(place, seed) >> 16) & 0xFFFF
+        return torch.where(bits >= num_dropped, x * scale, 0.0)
     if x.device.type != "cpu":
         return F.dropout(x, probability, is_training)
     num_words = -(-x.numel() // _PER_WORD)
@@ -44,8 +45,8 @@ def dropout(x: Tensor, probability: float, is_training: bool, seed: Tensor | Non
     return x * noise.mul_(scale)
 
 
-def mixed_bits(place: Tensor, seed: Tensor) -> Tensor:
-    """Hash places to 16 uniform bits each: an integer finalizer with the seed stirred in twice.
+def random_words(place: Tensor, seed: Tensor) -> Tensor:
+    """Hash places to 32 uniform bits each: an integer finalizer with the seed stirred in twice.
 
     Once alone, two seeds would give the same sequence from two places on.
 
@@ -58,7 +59,7 @@ def mixed_bits(place: Tensor, seed: Tensor) -> Tensor:
 
     Returns
     -------
-    int32 in 0..65535, the shape of ``place``.
+    int32, the shape of ``place``; each half alone decides about one element.
     """
     # The seed comes first: compilers take multiples of places for addresses, which would overflow.
     bits = (place ^ seed) * -1640531535
@@ -66,4 +67,4 @@ def mixed_bits(place: Tensor, seed: Tensor) -> Tensor:
     bits = (bits ^ ((bits >> 16) & 0xFFFF)) * 0x7FEB352D
     bits = bits ^ (seed * 747796405)
     bits = (bits ^ ((bits >> 15) & 0x1FFFF)) * -2073254261
-    return (bits >> 16) & 0xFFFF
+    return bits ^ ((bits >> 16) & 0xFFFF)

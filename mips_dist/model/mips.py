@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mips_dist.data.batch import PolymerBatch
-from mips_dist.model.attention import LocalAttention, PairBias
+from mips_dist.model.attention import LocalAttention, OpenLinear, PairBias
 from mips_dist.model.dropout import dropout
 from mips_dist.model.embedding import NUM_ATOM_CLASSES, AtomEmbedding
 from mips_dist.model.rows import select_distinct
@@ -110,7 +110,15 @@ def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 class Layer(nn.Module):
-    """One transformer layer: attention and a feed-forward part, each with a residual."""
+    """One transformer layer: attention and a feed-forward part, each with a residual.
+
+    Attributes
+    ----------
+    gelu_kernel
+        `model.gelu_dropout`'s, in training on a GPU.
+    """
+
+    gelu_kernel: Callable[..., Tensor] | None = None
 
     def __init__(self, config: MipsConfig) -> None:
         super().__init__()
@@ -119,9 +127,10 @@ class Layer(nn.Module):
         self.is_pre_norm = config.norm == "pre"
         self.dropout = config.dropout
         self.activation = ACTIVATIONS[config.activation]
+        self.has_gelu = config.activation == "gelu" and config.ffn_dim % 2 == 0
         self.attention = LocalAttention(width, config.num_heads, scaled_dim**-0.5, config.dropout)
         self.attention_norm = nn.LayerNorm(width)
-        self.widen = nn.Linear(width, config.ffn_dim)
+        self.widen = OpenLinear(width, config.ffn_dim)
         self.narrow = nn.Linear(config.ffn_dim, width)
         self.ffn_norm = nn.LayerNorm(width)
 
@@ -154,7 +163,12 @@ class Layer(nn.Module):
         return self.ffn_norm(x + self._feed_forward(x, seed[2], seed[3]))
 
     def _feed_forward(self, x: Tensor, inner: Tensor | None, outer: Tensor | None) -> Tensor:
-        hidden = self._drop(self.activation(self.widen(x)), inner)
+        if self.gelu_kernel is not None and self.has_gelu and self.training and inner is not None:
+            products, bias = self.widen(x, is_apart=True)
+            rows = products.view(-1, products.shape[-1])
+            hidden = self.gelu_kernel(rows, bias, inner, self.dropout).view(products.shape)
+        else:
+            hidden = self._drop(self.activation(self.widen(x)), inner)
         return self._drop(self.narrow(hidden), outer)
 
     def _drop(self, x: Tensor, seed: Tensor | None) -> Tensor:
@@ -202,11 +216,13 @@ class MipsEncoder(nn.Module):
             Whether the layers are compiled for training, all of them as one.
         """
         self._runs_packed = True
-        tile_kernel = _import_tile_kernel() if torch.cuda.is_available() else None
+        on_gpu = torch.cuda.is_available()
+        tile_kernel, gelu_kernel = _import_kernels() if on_gpu else (None, None)
         for layer in self.layers:
             assert isinstance(layer, Layer)
             layer.attention.is_fused = True
             layer.attention.tile_kernel = tile_kernel
+            layer.gelu_kernel = gelu_kernel
         if is_compiled:
             self._train_layers = torch.compile(_run_layers)
 
@@ -229,7 +245,7 @@ class MipsEncoder(nn.Module):
             slots = rows.new_zeros(batch.num_packs * batch.pack_size, rows.shape[1])
             rows = slots.index_copy(0, batch.token_slot, rows)
             rows = rows.view(batch.num_packs, batch.pack_size, -1)
-            bias_XBTT = bias_XBTT.to(rows.dtype).contiguous()  # once for all layers
+            bias_XBTT = bias_XBTT.contiguous()  # once for all layers
             wanted = batch.token_slot if atoms is None else batch.token_slot.index_select(0, atoms)
             token_slot = None
             if not torch.compiler.is_compiling():  # as part of a larger whole, of one shape
@@ -253,10 +269,12 @@ class MipsEncoder(nn.Module):
         return torch.randint(-(2**31), 2**31, shape, dtype=torch.int32, device=device)
 
 
-def _import_tile_kernel() -> Callable[..., Tensor]:
-    from mips_dist.model.pack_attention import pack_attention  # Triton comes with torch for GPUs
+def _import_kernels() -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    # Triton comes with torch for GPUs alone.
+    from mips_dist.model.gelu_dropout import gelu_dropout
+    from mips_dist.model.pack_attention import pack_attention
 
-    return pack_attention
+    return pack_attention, gelu_dropout
 
 
 def _run_layers(

@@ -7,70 +7,90 @@ import json
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from mips_dist.data.batch import DEFAULT_PACK_SIZE
-from mips_dist.model.attention import LocalAttention
-from mips_dist.model.dropout import LEVELS, mixed_bits
+from mips_dist.model.dropout import LEVELS, random_words
+from mips_dist.model.gelu_dropout import gelu_dropout
+from mips_dist.model.mips import Layer, MipsConfig
 from mips_dist.model.pack_attention import pack_attention
 
 X, T, H, K = 3, 32, 2, 16
 SCALE = 0.25
 
 
+def dropped(x: Tensor, seed: Tensor, probability: float) -> Tensor:
+    """Drop by the halves of one word for each two elements, half a row apart."""
+    num_dropped = round(probability * LEVELS)
+    half = *x.shape[:-1], x.shape[-1] // 2
+    words = random_words(torch.arange(x.numel() // 2, dtype=torch.int32), seed).view(half)
+    bits = torch.cat([words & 0xFFFF, (words >> 16) & 0xFFFF], dim=-1)
+    return torch.where(bits >= num_dropped, x * LEVELS / (LEVELS - num_dropped), 0.0)
+
+
 def formula(qkv: Tensor, bias: Tensor, seed: Tensor, probability: float) -> Tensor:
     q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
     weights = ((q * SCALE) @ k.transpose(-1, -2) + bias).softmax(-1)
     if probability:
-        num_dropped = round(probability * LEVELS)
-        place = torch.arange(X * H * T * T, dtype=torch.int32).view(X, H, T, T)
-        kept = mixed_bits(place, seed) >= num_dropped
-        weights = torch.where(kept, weights * LEVELS / (LEVELS - num_dropped), 0.0)
+        weights = dropped(weights, seed, probability)
     return (weights @ v).transpose(1, 2).flatten(2)
 
 
 def errors(num_biases: int, probability: float) -> list[float]:
-    """Return the largest errors of output and both gradients, relative to their largest entry."""
+    """Return the largest errors of output and all gradients, relative to their largest entry."""
     torch.manual_seed(num_biases)
     qkv = torch.randn(X, T, 3, H, K, requires_grad=True)
+    qkv_bias = torch.randn(3 * H * K, requires_grad=True)
     bias = torch.randn(X, num_biases, T, T)
     bias[torch.rand(bias.shape) < 0.7] = -torch.inf
     bias.diagonal(dim1=2, dim2=3).zero_()
     bias.requires_grad_()
     seed = torch.tensor(-123456789, dtype=torch.int32)
-    found = pack_attention(qkv, bias, seed, SCALE, probability)
-    expected = formula(qkv, bias, seed, probability)
-    grad = torch.randn_like(expected)
-    pairs = [(found.detach(), expected.detach())]
-    pairs += zip(
-        torch.autograd.grad(found, (qkv, bias), grad),
-        torch.autograd.grad(expected, (qkv, bias), grad),
-        strict=True,
-    )
-    return [float((a - b).abs().max() / b.abs().max()) for a, b in pairs]
+    found = pack_attention(qkv, qkv_bias, bias, seed, SCALE, probability)
+    expected = formula(qkv + qkv_bias.view(3, H, K), bias, seed, probability)
+    return _errors(found, expected, [qkv, qkv_bias, bias])
 
 
-def errors_of_a_layer() -> list[float]:
-    """Return the same of the attention part of a layer, with the kernel and without."""
-    torch.manual_seed(0)
-    attention = LocalAttention(2 * K, 2, scale=SCALE, dropout=0.0).train()
-    attention.is_fused = True
-    size = DEFAULT_PACK_SIZE
-    rows, bias = torch.randn(1, size, 2 * K, requires_grad=True), torch.randn(1, 1, size, size)
-    bias.requires_grad_()
-    inputs = rows, bias, None, None, torch.tensor(7, dtype=torch.int32)
-    expected = attention(*inputs)
-    attention.tile_kernel = pack_attention
-    found = attention(*inputs)
-    assert "pack_attention" in str(_history(found)), "the kernel was not used"
+def errors_of_gelu(num_rows: int, num_columns: int, probability: float) -> list[float]:
+    """Return the same of the activation."""
+    torch.manual_seed(num_rows)
+    x = (3 * torch.randn(num_rows, num_columns)).requires_grad_()
+    bias = torch.randn(num_columns, requires_grad=True)
+    seed = torch.tensor(987654321, dtype=torch.int32)
+    expected = functional.gelu(x + bias)
+    if probability:
+        expected = dropped(expected, seed, probability)
+    return _errors(gelu_dropout(x, bias, seed, probability), expected, [x, bias])
+
+
+def _errors(found: Tensor, expected: Tensor, leaves: list[Tensor]) -> list[float]:
     grad = torch.randn_like(expected)
     pairs = [(found.detach(), expected.detach())]
-    leaves = rows, bias, attention.qkv.weight
     pairs += zip(
         torch.autograd.grad(found, leaves, grad),
         torch.autograd.grad(expected, leaves, grad),
         strict=True,
     )
     return [float((a - b).abs().max() / b.abs().max()) for a, b in pairs]
+
+
+def errors_of_a_layer(norm: str) -> list[float]:
+    """Return the same of a whole layer, with the kernels and without."""
+    torch.manual_seed(0)
+    layer = Layer(MipsConfig(hidden_dim=2 * K, num_heads=2, ffn_dim=40, dropout=0.0, norm=norm))
+    layer.train().attention.is_fused = True
+    size = DEFAULT_PACK_SIZE
+    rows, bias = torch.randn(1, size, 2 * K, requires_grad=True), torch.randn(1, 1, size, size)
+    bias.requires_grad_()
+    wanted = torch.arange(0, size, 3)
+    inputs = rows, bias, None, wanted, torch.tensor([7, 8, 9, 10], dtype=torch.int32)
+    expected = layer(*inputs)
+    layer.attention.tile_kernel, layer.gelu_kernel = pack_attention, gelu_dropout
+    found = layer(*inputs)
+    names = str(_history(found))
+    assert "pack_attention" in names, names
+    assert "gelu_dropout" in names, names
+    return _errors(found, expected, [rows, bias, *layer.parameters()])
 
 
 def _history(tensor: Tensor) -> list[str]:
@@ -87,4 +107,7 @@ def _history(tensor: Tensor) -> list[str]:
 if __name__ == "__main__":
     cases = [(1, 0.0), (1, 0.3), (H, 0.0), (H, 0.3)]
     found = {f"{biases} biases, dropout {p}": errors(biases, p) for biases, p in cases}
-    print(json.dumps(found | {"layer": errors_of_a_layer()}))
+    for rows, columns, p in ((300, 40, 0.0), (129, 520, 0.3), (1, 2, 0.1)):
+        found[f"gelu of {rows} x {columns}, dropout {p}"] = errors_of_gelu(rows, columns, p)
+    found |= {f"layer, {norm}-norm": errors_of_a_layer(norm) for norm in ("pre", "post")}
+    print(json.dumps(found))

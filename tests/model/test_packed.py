@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mips_dist.data.batch import FlatBatch, PolymerBatch
 from mips_dist.data.padding import Capacity, pad
-from mips_dist.model.dropout import LEVELS, dropout, mixed_bits
+from mips_dist.model.dropout import LEVELS, dropout, random_words
 from mips_dist.model.mips import MaskedAtomModel
 from mips_dist.train.objective import masked_atom_loss
 from mips_dist.train.validation import masked_classes
@@ -139,16 +139,25 @@ def test_compiled_dropout_follows_the_seed_and_keeps_the_mean():
     one, other, again = (drop(ones, torch.tensor(s, dtype=torch.int32)) for s in (5, 6, 5))
     assert torch.equal(one, again)
     place = torch.arange(ones.numel(), dtype=torch.int32).view(ones.shape)
-    bits = mixed_bits(place, torch.tensor(5, dtype=torch.int32))
-    assert torch.equal(one == 0, bits < round(0.1 * LEVELS))
+    words = random_words(place, torch.tensor(5, dtype=torch.int32))
+    level = round(0.1 * LEVELS)
+    assert torch.equal(one == 0, ((words >> 16) & 0xFFFF) < level)
+    spare = (words & 0xFFFF) < level  # kernels take both halves of a word
     error = (0.1 * 0.9 / ones.numel()) ** 0.5
-    both = (one == 0) & (other == 0)
-    for found, expected in ((one == 0, 0.1), (other == 0, 0.1), (both, 0.01)):
+    both, halves = (one == 0) & (other == 0), (one == 0) & spare
+    for found, expected in (
+        (one == 0, 0.1),
+        (other == 0, 0.1),
+        (spare, 0.1),
+        (both, 0.01),
+        (halves, 0.01),
+    ):
         assert abs(float(found.double().mean()) - expected) < 5 * error
     for axis in (0, 1):  # no row, no column of its own
-        means = (one == 0).double().mean(axis)
-        expected = (0.1 * 0.9 / ones.shape[axis]) ** 0.5
-        assert 0.9 < float(means.std()) / expected < 1.1
+        for dropped in (one == 0, spare):
+            means = dropped.double().mean(axis)
+            expected = (0.1 * 0.9 / ones.shape[axis]) ** 0.5
+            assert 0.9 < float(means.std()) / expected < 1.1
     assert float(one.mean()) == pytest.approx(1.0, abs=5 * error)
 
 
