@@ -7,15 +7,17 @@ ever attends to padding; what padding computes is finite, and nobody reads it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import mean, stdev
 
 import torch
 from torch import Tensor
 
 from mips_dist.data.batch import PolymerBatch
 
-# Beyond the largest of some batches, whose sizes vary by a hundredth, those of masked atoms and of
-# pairs of one cell by more.
-_MARGIN, _MARGIN_MASKED, _MARGIN_REPEATS = 1.02, 1.04, 1.5
+# Beyond the mean of some batches: so many standard deviations that one batch in a thousand is
+# larger, and never less than a part of the mean. The few pairs of one cell follow no such rule: so
+# many times the most that were seen.
+_DEVIATIONS, _LEAST_MARGIN, _MARGIN_REPEATS = 3.3, 0.01, 1.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,21 +37,24 @@ class Capacity:
 
     @classmethod
     def over(cls, batches: Sequence[PolymerBatch]) -> "Capacity":
-        """Return a little more than the largest of some batches needs."""
+        """Return what nearly all batches of the kind of these need."""
 
-        def most(sizes: list[int], margin: float = _MARGIN) -> int:
-            # Rounded up, as products and kernels like it.
-            return -(-int(max(sizes) * margin) // 8) * 8
+        def most(sizes: list[int]) -> float:
+            room = _DEVIATIONS * (stdev(sizes) if len(sizes) > 1 else 0.0)
+            return max(mean(sizes) + max(room, _LEAST_MARGIN * mean(sizes)), max(sizes))
+
+        def rounded(size: float) -> int:
+            return -(-int(size) // 8) * 8  # as products and kernels like it
 
         repeats = [len(b.pair_key) - len(b.cell_slot) for b in batches]
         return cls(
             num_polymers=max(batch.num_graphs for batch in batches),
-            num_packs=max(int(b.num_packs * _MARGIN) for b in batches) + 1,
+            num_packs=int(most([b.num_packs for b in batches])) + 1,
             pack_size=min(batch.pack_size for batch in batches),
-            num_cells=most([len(b.cell_slot) for b in batches]),
-            num_repeats=most(repeats, _MARGIN_REPEATS),
-            num_path_atoms=most([len(b.path_atom) for b in batches]),
-            num_masked=most([b.num_masked for b in batches], _MARGIN_MASKED),
+            num_cells=rounded(most([len(b.cell_slot) for b in batches]) + 1),
+            num_repeats=rounded(max(repeats) * _MARGIN_REPEATS),
+            num_path_atoms=rounded(most([len(b.path_atom) for b in batches])),
+            num_masked=rounded(most([b.num_masked for b in batches])),
         )
 
     def holds(self, batch: PolymerBatch) -> bool:

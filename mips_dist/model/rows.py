@@ -14,7 +14,7 @@ class _SelectDistinct(torch.autograd.Function):
         return x.index_select(0, rows)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (rows,) = ctx.saved_tensors
         return grad.new_zeros(ctx.num_rows, *grad.shape[1:]).index_copy(0, rows, grad), None
 
@@ -32,4 +32,4 @@ def select_distinct(x: Tensor, rows: Tensor) -> Tensor:
     rows
         (M,) long; none twice, but rows whose gradient is zero.
     """
-    return _SelectDistinct.apply(x, rows)  # type: ignore[no-any-return, no-untyped-call]
+    return _SelectDistinct.apply(x, rows)

@@ -48,7 +48,7 @@ from mips_dist.train.zero import choose_stage
 
 # Small packs waste less on pairs of different polymers, large ones keep a GPU busy.
 _PACK_SIZE = {"cpu": 64, "cuda": 128}
-_STEPS_FOR_SHAPE = 8  # steps whose batches show how large those to come will be
+_STEPS_FOR_SHAPE = 32  # steps whose batches show how large those to come will be
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -63,8 +63,7 @@ class Replay:
         if self._graph is None:
             self._graph = self._record(batch, global_count)
         graph, inputs, result = self._graph
-        for place, tensor in zip(inputs, [*batch.tensors(), global_count], strict=True):
-            place.copy_(tensor)
+        torch._foreach_copy_(inputs, [*batch.tensors(), global_count])  # one launch for each type
         graph.replay()
         return result
 

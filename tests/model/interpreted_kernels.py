@@ -3,17 +3,25 @@
 A program of its own: the interpreter must be chosen before Triton is imported.
 """
 
+import copy
 import json
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mips_dist.chem.graph import build_graphs
+from mips_dist.chem.psmiles import canonicalize
 from mips_dist.data.batch import DEFAULT_PACK_SIZE
+from mips_dist.data.padding import Capacity, pad
 from mips_dist.model.dropout import LEVELS, random_words
 from mips_dist.model.gelu_dropout import gelu_dropout
 from mips_dist.model.mips import Layer, MipsConfig
 from mips_dist.model.pack_attention import pack_attention
+from tests.model.hand import masked_atom_model
+from tests.model.test_packed import gradients, masked_batch
+from tests.polymers import POLYMERS
 
 X, T, H, K = 3, 32, 2, 16
 SCALE = 0.25
@@ -93,6 +101,23 @@ def errors_of_a_layer(norm: str) -> list[float]:
     return _errors(found, expected, [rows, bias, *layer.parameters()])
 
 
+def errors_of_a_model(is_compiled: bool) -> list[float]:
+    """Return the same of the whole model on a padded batch, as a GPU is given it, and on atoms."""
+    graphs = build_graphs([canonicalize(polymer) for polymer in POLYMERS[:24]])
+    batch = replace(masked_batch(graphs, DEFAULT_PACK_SIZE), path_bond_pair=None)
+    model = masked_atom_model(dropout=0.0, hidden_dim=2 * K, descriptors=[])
+    packed = copy.deepcopy(model)
+    packed.encoder.run_packed(is_compiled=False)
+    for layer in packed.encoder.layers:
+        layer.attention.tile_kernel, layer.gelu_kernel = pack_attention, gelu_dropout
+    if is_compiled:
+        packed.forward = torch.compile(packed.forward, dynamic=False)
+    found, found_grads = gradients(packed, pad(batch, Capacity.over([batch])))
+    expected, grads = gradients(model, batch)
+    pairs = [(found, expected), *((found_grads[name], grads[name]) for name in grads)]
+    return [float((a - b).abs().max() / b.abs().max()) for a, b in pairs]
+
+
 def _history(tensor: Tensor) -> list[str]:
     """Return the names of the steps that a tensor was computed by."""
     names, waiting = [], [tensor.grad_fn]
@@ -110,4 +135,5 @@ if __name__ == "__main__":
     for rows, columns, p in ((300, 40, 0.0), (129, 520, 0.3), (1, 2, 0.1)):
         found[f"gelu of {rows} x {columns}, dropout {p}"] = errors_of_gelu(rows, columns, p)
     found |= {f"layer, {norm}-norm": errors_of_a_layer(norm) for norm in ("pre", "post")}
+    found |= {f"model, compiled: {choice}": errors_of_a_model(choice) for choice in (False, True)}
     print(json.dumps(found))
