@@ -215,7 +215,7 @@ class LocalAttention(nn.Module):
         num_packs, size = bias_XBTT.shape[0], bias_XBTT.shape[2]
         shape = num_packs, size, 3, self.num_heads, -1
         probability = self.dropout if self.training else 0.0
-        if self.tile_kernel is not None and seed is not None and self._fits(size):
+        if self.tile_kernel is not None and seed is not None and self._fits(size, x):
             products, bias = self.qkv(x, is_apart=True)
             inputs = products.view(shape), bias, bias_XBTT, seed
             mixed_XTD = self.tile_kernel(*inputs, self.scale, probability)
@@ -247,7 +247,11 @@ class LocalAttention(nn.Module):
             mixed = dropout(logits.softmax(-1).to(v.dtype), probability, self.training) @ v
         return mixed.transpose(1, 2).flatten(2)
 
-    def _fits(self, size: int) -> bool:
-        """Whether a pack is a tile of the kernel; larger ones hold a polymer beyond its size."""
+    def _fits(self, size: int, x: Tensor) -> bool:
+        """Whether a pack is a tile of the kernel; larger ones hold a polymer beyond its size.
+
+        The kernel has the heads' tiles in the memory of one multiprocessor, 99 KiB on many GPUs.
+        """
         head_dim = self.qkv.in_features // self.num_heads
-        return size == DEFAULT_PACK_SIZE and head_dim in (16, 32, 64, 128)
+        known = (16, 32, 64, 128) if x.element_size() == 2 else (16, 32)
+        return size == DEFAULT_PACK_SIZE and head_dim in known

@@ -185,7 +185,8 @@ def _settings(qkv: Tensor, bias: Tensor, scale: float, probability: float) -> di
         "PRECISION": "ieee" if qkv.dtype == torch.float32 else "tf32",
         "num_warps": 8,
         "num_stages": 1,
-        "maxnreg": 128,  # two programs at a time on a multiprocessor: one waits, the other computes
+        # Two programs at a time on a multiprocessor: one waits, the other computes.
+        "maxnreg": None if qkv.dtype == torch.float32 else 128,
     }
 
 

@@ -100,11 +100,11 @@ def train_step(
     lr = learning_rate(state.step, config.num_steps, peak_lr, config.optimizer.warmup_fraction)
     result = trainer.step(lr)
     sums = ranks.total(torch.cat([sums, number(stop.is_set)]))
-    done = torch.stack([result.grad_norm.to(sums), result.is_applied.to(sums)])
+    done = [result.grad_norm.to(sums).reshape(1), result.is_applied.to(sums).reshape(1)]
     state.step += 1
     return PendingReport(
         step=state.step,
-        numbers=Readback(torch.cat([sums, count, done])),
+        numbers=Readback(torch.cat([sums, count, *done])),
         lr=lr,
         batches=batches,
         polymers=config.global_batch_size,
