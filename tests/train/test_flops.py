@@ -41,8 +41,11 @@ def test_work_is_what_torch_counts(descriptors):
     samples = samples_with_descriptors([s.graph for s in featurize(POLYMERS, "topology", 2)])
     batch = masked(batch_of(samples, pack_size=32), 7)
     # An atom meets those that it attends to, once in q . k and once in the weighted sum.
-    attention = 3 * len(batch.cell_slot) * 4 * model.config.hidden_dim
-    assert forward_flops(model.config, batch) == counted(model, batch) + attention
+    width = model.config.hidden_dim
+    attention = 3 * len(batch.cell_slot) * 4 * width
+    # An atom meets the descriptors of its polymer: sums of products that are no matrix product.
+    fusion = len(descriptors) * batch.num_masked * 2 * (width // 4 + width)
+    assert forward_flops(model.config, batch) == counted(model, batch) + attention + fusion
 
 
 def test_work_by_hand():
