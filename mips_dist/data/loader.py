@@ -143,13 +143,14 @@ class MaskedAtomLoader:
         """
         self._reader.share(num_bytes)
 
-    def pad_batches(self, steps: range) -> None:
-        """From now on pad training batches to one shape, taken from those of some steps.
+    def pad_batches(self, steps: range, num_batches: int) -> None:
+        """From now on pad training batches to one shape, taken from the first of some steps.
 
         A batch that is larger stays as it is.
         """
         self._capacity = None
-        batches = [batch for step in steps for batch in self.micro_batches(step)]
+        needed = steps[: -(-num_batches // self.grad_accum_steps)]
+        batches = [batch for step in needed for batch in self.micro_batches(step)]
         self._capacity = Capacity.over(batches)
 
     def steps(

@@ -191,7 +191,8 @@ def gelu_dropout_backward(
 def _(
     grad: Tensor, x: Tensor, bias: Tensor, seed: Tensor, probability: float
 ) -> tuple[Tensor, Tensor]:
-    bias_grad = x.new_empty(triton.cdiv(len(x), _STRIP), x.shape[1], dtype=torch.float32)
+    # `len` would make a constant of the rows, and compiled layers anew for each number of them.
+    bias_grad = x.new_empty(triton.cdiv(x.shape[0], _STRIP), x.shape[1], dtype=torch.float32)
     return torch.empty_like(x), bias_grad
 
 

@@ -48,7 +48,7 @@ from mips_dist.train.zero import choose_stage
 
 # Small packs waste less on pairs of different polymers, large ones keep a GPU busy.
 _PACK_SIZE = {"cpu": 64, "cuda": 128}
-_STEPS_FOR_SHAPE = 32  # steps whose batches show how large those to come will be
+_BATCHES_FOR_SHAPE = 32  # that show how large those to come will be
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -363,5 +363,5 @@ def open_feed(run: Run, loader: MaskedAtomLoader, first_step: int) -> Feed:
         loader.share_blocks(int(DECODED_SHARE * memory()[1] / local_size))
     steps = range(first_step, run.config.num_steps)
     if replays(run):
-        loader.pad_batches(steps[:_STEPS_FOR_SHAPE])
+        loader.pad_batches(steps, _BATCHES_FOR_SHAPE)
     return Feed(loader.steps(steps, num_workers), ranks.device)

@@ -63,7 +63,8 @@ class Replay:
         if self._graph is None:
             self._graph = self._record(batch, global_count)
         graph, inputs, result = self._graph
-        torch._foreach_copy_(inputs, [*batch.tensors(), global_count])  # one launch for each type
+        for place, tensor in zip(inputs, [*batch.tensors(), global_count], strict=True):
+            place.copy_(tensor)
         graph.replay()
         return result
 

@@ -118,6 +118,22 @@ def errors_of_a_model(is_compiled: bool) -> list[float]:
     return [float((a - b).abs().max() / b.abs().max()) for a, b in pairs]
 
 
+def num_graphs_of_layers() -> int:
+    """Count what is compiled for the layers, over batches of several sizes."""
+    graphs = build_graphs([canonicalize(polymer) for polymer in POLYMERS])
+    model = masked_atom_model(hidden_dim=2 * K, descriptors=[], num_layers=1)
+    model.encoder.run_packed(is_compiled=True)
+    for layer in model.encoder.layers:
+        layer.attention.tile_kernel, layer.gelu_kernel = pack_attention, gelu_dropout
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    for part in (graphs, graphs[2:], graphs[5:]):
+        batch = masked_batch(part, DEFAULT_PACK_SIZE)
+        assert batch.num_packs > 1, "one is a case of its own to the compiler"
+        gradients(model, batch)
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
 def _history(tensor: Tensor) -> list[str]:
     """Return the names of the steps that a tensor was computed by."""
     names, waiting = [], [tensor.grad_fn]
@@ -136,4 +152,5 @@ if __name__ == "__main__":
         found[f"gelu of {rows} x {columns}, dropout {p}"] = errors_of_gelu(rows, columns, p)
     found |= {f"layer, {norm}-norm": errors_of_a_layer(norm) for norm in ("pre", "post")}
     found |= {f"model, compiled: {choice}": errors_of_a_model(choice) for choice in (False, True)}
+    assert num_graphs_of_layers() == 1, "compiled anew for other numbers of atoms"
     print(json.dumps(found))

@@ -35,7 +35,7 @@ def test_kernels_equal_their_formulas_both_ways():
     found = json.loads(printed.splitlines()[-1])
     assert len(found) == 11
     for case, errors in found.items():
-        assert max(errors) < 3e-6, (case, errors)
+        assert all(error < 3e-6 for error in errors), (case, errors)  # no NaN either
 
 
 @pytest.mark.parametrize("capability", ["80", "90", "100"])
